@@ -1,1 +1,3 @@
+//! Game days on Kubernetes. The modules, in reading order; `ARCHITECTURE.md` beside this file is the one page.
 
+pub mod api;

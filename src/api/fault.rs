@@ -1,0 +1,125 @@
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Duration, Percent, Selector, says};
+
+/// What is done to the targets: exactly one of these.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.podKill), has(self.podEvict), has(self.scale), has(self.cordon)].filter(x, x).size() == 1", says::ONE_FAULT))]
+pub struct Fault {
+    /// Delete pods. It bites when the pod's uid is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_kill: Option<PodKill>,
+    /// Ask the Eviction API, which honours disruption budgets. A refusal is shown and asked again until the
+    /// hold ends; it is never bypassed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_evict: Option<PodEvict>,
+    /// Set a workload's replicas, and set them back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Scale>,
+    /// Mark nodes unschedulable, and schedulable again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Cordon>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodKill {
+    /// Time the pod has to end after SIGTERM. Absent: the pod's own. `0s` kills at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<Duration>,
+    /// Choose and kill again, each time this long after the last, until the hold ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodEvict {
+    /// Choose and evict again, each time this long after the last, until the hold ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.replicas) != has(self.percent)", says::ONE_SCALE))]
+pub struct Scale {
+    /// To this many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub replicas: Option<i32>,
+    /// To this part of what it has, rounded down; 200 is not a percentage: to grow, use `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cordon {}
+
+/// Who may be hit: exactly one of `pods`, `nodes`, `workload`, and how many of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("[has(self.pods), has(self.nodes), has(self.workload)].filter(x, x).size() == 1", says::ONE_TARGET))]
+#[x_kube(validation = (NOT_EVERYTHING, says::EVERYTHING))]
+pub struct Targets {
+    /// Ready pods with these labels, in the game day's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<Selector>,
+    /// Ready, schedulable nodes with these labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Selector>,
+    /// One workload in the game day's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadRef>,
+    /// How many of the candidates; absent: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<Choose>,
+}
+
+const NOT_EVERYTHING: &str = "(!has(self.pods) || (has(self.pods.matchLabels) && size(self.pods.matchLabels) > 0) || (has(self.pods.matchExpressions) && size(self.pods.matchExpressions) > 0)) && (!has(self.nodes) || (has(self.nodes.matchLabels) && size(self.nodes.matchLabels) > 0) || (has(self.nodes.matchExpressions) && size(self.nodes.matchExpressions) > 0))";
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.count) != has(self.percent)", says::ONE_CHOICE))]
+#[x_kube(validation = ("!has(self.count) || self.count != 0", says::NOBODY))]
+pub struct Choose {
+    /// This many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 500))]
+    pub count: Option<i32>,
+    /// This part of the candidates, rounded down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadRef {
+    pub kind: WorkloadKind,
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum WorkloadKind {
+    Deployment,
+    StatefulSet,
+}
+
+impl std::fmt::Display for WorkloadKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            WorkloadKind::Deployment => "Deployment",
+            WorkloadKind::StatefulSet => "StatefulSet",
+        })
+    }
+}
+
+impl std::fmt::Display for WorkloadRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.kind, self.name)
+    }
+}

@@ -1,0 +1,47 @@
+//! The words as data: the resources that people write and read, and the small values they are made of.
+//!
+//! What a value cannot be is said here once, as a constant sentence, and used twice: by the parser (so that
+//! `gameday check` says it with a line and a column) and by the schema's CEL rules (so that the API server
+//! says the same). Nothing here reads a clock, a network or a file.
+
+mod cord;
+mod duration;
+mod fault;
+mod gameday;
+mod percent;
+mod probe;
+mod run;
+mod selector;
+mod words;
+
+pub use cord::{Cord, CordSpec};
+pub use duration::Duration;
+pub use fault::{Choose, Cordon, Fault, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};
+pub use gameday::{
+    BlastRadius, Condition, ConditionStatus, Experiment, GameDay, GameDaySpec, GameDayStatus, IfRunning, MissedStart, OnBreach,
+    Schedule,
+};
+pub use percent::Percent;
+pub use probe::{Expect, HttpProbe, Probe, ReadyAtLeast, TcpProbe, WorkloadProbe};
+pub use run::{
+    Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRun, GameDayRunSpec, GameDayRunStatus, ProbeStatus, Proof, RunPhase,
+    Stop, TargetKind, TargetStatus, Undo, Verdict,
+};
+pub use selector::{Expression, Operator, Selector};
+pub use words::{limits, says};
+
+/// The API group of all resources.
+pub const GROUP: &str = "gameday.dev";
+/// Written on what a fault changed and will change back: the uid of the run that holds it. A label, so that a
+/// sweep finds everything held with one list request, even after the run itself is gone.
+pub const LABEL_HELD_BY: &str = "gameday.dev/held-by";
+/// Beside [`LABEL_HELD_BY`]: the run's namespace and name, so that a sweep can ask whether it still exists.
+pub const LABEL_HELD_FOR_NAMESPACE: &str = "gameday.dev/held-for-namespace";
+/// See [`LABEL_HELD_FOR_NAMESPACE`].
+pub const LABEL_HELD_FOR_NAME: &str = "gameday.dev/held-for-name";
+/// Beside [`LABEL_HELD_BY`] on a scaled workload: the replicas to go back to.
+pub const LABEL_UNDO_REPLICAS: &str = "gameday.dev/undo-replicas";
+/// Beside [`LABEL_UNDO_REPLICAS`]: the replicas that the fault set.
+pub const LABEL_SET_REPLICAS: &str = "gameday.dev/set-replicas";
+/// On a run: the game day it is a run of.
+pub const LABEL_GAMEDAY: &str = "gameday.dev/gameday";

@@ -1,0 +1,50 @@
+//! The sentences that refuse bad input, and the bounds they speak of. One place, because the API server and
+//! the command line must say the same.
+
+/// Bounds of the resources, each with its reason.
+pub mod limits {
+    /// Probes of one game day. Each is a request every second or so; a person cannot watch more.
+    pub const PROBES: u32 = 16;
+    /// Experiments of one game day: a morning's work.
+    pub const EXPERIMENTS: u32 = 20;
+    /// Targets of one game day at once. A target takes about 400 bytes of the run's status, and an object in
+    /// etcd at most 1.5 MiB.
+    pub const TARGETS: i32 = 500;
+    /// Entries kept of a run's record: the first and the last halves of more than this many are kept.
+    pub const ENTRIES: usize = 256;
+    /// Labels or expressions of one selector.
+    pub const SELECTOR_TERMS: u32 = 16;
+    /// Characters of a game day's name: a run's name adds a dash and twelve digits, and must fit in a label (63).
+    pub const NAME: usize = 50;
+    /// Longest hold, in milliseconds: longer is not a game day but a change.
+    pub const HOLD_MS: u64 = 24 * 3_600_000;
+    /// Shortest time between two samples: the cost of a probe must stay small beside what it watches.
+    pub const EVERY_MIN_MS: u64 = 100;
+    /// Shortest time between two rounds of a repeated fault.
+    pub const ROUND_MIN_MS: u64 = 1_000;
+    /// Finished runs kept of one game day.
+    pub const KEEP: i32 = 200;
+}
+
+/// What is said of bad input. Used by the parser, by admission and by CEL rules.
+pub mod says {
+    pub const DURATION: &str = "a duration is written like 500ms, 30s, 5m or 1m30s";
+    pub const PERCENT: &str = "a percentage is a whole number from 1 to 100";
+    pub const ONE_FAULT: &str = "an experiment injects exactly one fault: name one of podKill, podEvict, scale, cordon";
+    pub const ONE_TARGET: &str = "targets names exactly one of pods, nodes, workload";
+    pub const ONE_CHOICE: &str = "choose names exactly one of count, percent";
+    pub const ONE_PROBE: &str = "a probe is exactly one of http, tcp, workload";
+    pub const ONE_SCALE: &str = "scale names exactly one of replicas, percent";
+    pub const ONE_READY: &str = "ready names exactly one of count, percent";
+    pub const EVERYTHING: &str = "an empty selector would select everything: name at least one label";
+    pub const NOBODY: &str = "choose.count: 0 is nobody; ask for at least 1";
+    pub const URL: &str = "an http probe needs a URL like http://checkout.shop.svc/healthz, with http or https and a host";
+    pub const ADDRESS: &str = "a tcp probe needs an address like postgres.shop.svc:5432";
+    pub const NAME: &str = "a game day's name has at most 50 characters: a run's name adds the minute to it";
+    pub const FROZEN: &str = "a run is a frozen copy: change the game day and start another run, or set stop to end this one";
+    pub const STOP_STAYS: &str = "a stopped run stays stopped: start another";
+    pub const CORD_STAYS: &str = "a cord is not edited: delete it to release, create another to pull";
+    pub const AFTER_SELF: &str = "an experiment cannot come after itself";
+    pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";
+    pub const NODE_FAULT: &str = "cordon needs targets.nodes, and only cordon takes them";
+}
