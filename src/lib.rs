@@ -1,3 +1,5 @@
 //! Game days on Kubernetes. The modules, in reading order; `ARCHITECTURE.md` beside this file is the one page.
 
 pub mod api;
+pub mod engine;
+pub mod turn;

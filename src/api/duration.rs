@@ -134,7 +134,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("1m30s", 90_000), ("2h", 7_200_000), ("0s", 0), ("1h1m1s1ms", 3_661_001)] {
+        for (text, ms) in
+            [("500ms", 500), ("30s", 30_000), ("1m30s", 90_000), ("2h", 7_200_000), ("0s", 0), ("1h1m1s1ms", 3_661_001)]
+        {
             let read: Duration = text.parse().unwrap();
             assert_eq!(read.as_millis(), ms, "{text}");
             assert_eq!(read.to_string(), text);

@@ -24,8 +24,8 @@ pub use gameday::{
 pub use percent::Percent;
 pub use probe::{Expect, HttpProbe, Probe, ReadyAtLeast, TcpProbe, WorkloadProbe};
 pub use run::{
-    Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRun, GameDayRunSpec, GameDayRunStatus, ProbeStatus, Proof, RunPhase,
-    Stop, TargetKind, TargetStatus, Undo, Verdict,
+    Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRun, GameDayRunSpec, GameDayRunStatus, ProbeStatus, Proof,
+    RunPhase, Saw, Stop, TargetKind, TargetStatus, Undo, Verdict,
 };
 pub use selector::{Expression, Operator, Selector};
 pub use words::{limits, says};

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gameday::Moment;
-use super::{Condition, Duration, GameDaySpec, says};
+use super::{Condition, Duration, GameDaySpec, limits, says};
 
 /// One execution of a game day. One object holds the whole truth of a run.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -82,8 +82,10 @@ pub struct GameDayRunStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::EXPERIMENTS))]
     pub experiments: Vec<ExperimentStatus>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::PROBES))]
     pub probes: Vec<ProbeStatus>,
     /// What happened, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -199,6 +201,13 @@ pub struct ExperimentStatus {
     /// Last target clean → steady again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_to_recover: Option<Duration>,
+    /// The round's candidates that were ready when the first targets were chosen; a repeated fault waits until
+    /// they are back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_before: Option<i32>,
+    /// When the probes were seen.
+    #[serde(default)]
+    pub saw: Saw,
     /// What made the evidence incomplete, the first of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
@@ -207,6 +216,17 @@ pub struct ExperimentStatus {
     /// The verdict's reason in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// Whether every probe gave at least one sample in each part of an experiment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Saw {
+    #[serde(default)]
+    pub before: bool,
+    #[serde(default)]
+    pub during: bool,
+    #[serde(default)]
+    pub after: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

@@ -1,0 +1,48 @@
+use crate::api::Fault;
+
+/// A right that the run's service account must have, because the fault is done in its name (P7): the real
+/// verb on the real object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Permission {
+    pub verb: &'static str,
+    pub group: &'static str,
+    pub resource: &'static str,
+    pub subresource: &'static str,
+    /// Nodes have no namespace.
+    pub namespaced: bool,
+}
+
+impl Permission {
+    /// What a fault needs.
+    pub fn of(fault: &Fault) -> Vec<Permission> {
+        let Fault { pod_kill, pod_evict, scale, cordon } = fault;
+        let namespaced = |verb, group, resource, subresource| Permission { verb, group, resource, subresource, namespaced: true };
+        let mut needed = Vec::new();
+        if pod_kill.is_some() {
+            needed.push(namespaced("delete", "", "pods", ""));
+        }
+        if pod_evict.is_some() {
+            needed.push(namespaced("create", "", "pods", "eviction"));
+        }
+        if scale.is_some() {
+            needed.push(namespaced("patch", "apps", "deployments", "scale"));
+        }
+        if cordon.is_some() {
+            needed.push(Permission { verb: "patch", group: "", resource: "nodes", subresource: "", namespaced: false });
+        }
+        needed
+    }
+}
+
+impl std::fmt::Display for Permission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if !self.subresource.is_empty() {
+            write!(f, "/{}", self.subresource)?;
+        }
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,21 @@
+//! The record of a run: bounded, in order, the beginning and the end always kept.
+
+use jiff::Timestamp;
+
+use crate::api::{Entry, EntryKind, GameDayRunStatus, limits};
+
+/// Appends entries. Beyond [`limits::ENTRIES`] the middle is left out, and counted.
+pub fn append(state: &mut GameDayRunStatus, entries: Vec<Entry>) {
+    state.record.extend(entries);
+    let over = state.record.len().saturating_sub(limits::ENTRIES);
+    if over > 0 {
+        let half = limits::ENTRIES / 2;
+        state.record.drain(half..half + over);
+        state.record_omitted += i64::try_from(over).unwrap_or(i64::MAX);
+    }
+}
+
+/// An entry about the run.
+pub fn entry(at: Timestamp, kind: EntryKind, text: impl Into<String>) -> Entry {
+    Entry { at, kind, experiment: None, target: None, text: text.into() }
+}

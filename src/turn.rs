@@ -1,0 +1,202 @@
+//! The World that a run asks for things, and the loop that every run goes through, real or rehearsed.
+//!
+//! One turn: observe, step, revert, record, inject. Injecting is recorded before it is performed; reverting is
+//! performed before it is recorded, so that no write stands between a breach and its end (P1, P4).
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+
+use crate::api::{Entry, GameDayRunStatus};
+use crate::engine::{self, Action, Observation, Outcome, Performed, Run, limits, record};
+
+/// Actions under way at once. Enough that 200 deletes take a fraction of a second, few enough that the API
+/// server's fairness does not queue us.
+const AT_ONCE: usize = 32;
+
+/// What a run may ask of the world it runs in.
+pub trait World {
+    /// The time, never going backwards.
+    fn now(&self) -> Timestamp;
+
+    /// The run as last written, with what is needed to write it again. `None`: it does not exist any more.
+    fn load(&self) -> impl Future<Output = Result<Option<Loaded>, Trouble>>;
+
+    /// What is seen of the world. It may be stale, but never invented.
+    fn observe(&self, run: &Run) -> impl Future<Output = Result<Observation, Trouble>>;
+
+    /// Writes the run's status, if nobody has written the run since `version`.
+    fn record(&self, run: &Run, version: &str, status: &GameDayRunStatus) -> impl Future<Output = Result<String, RecordError>>;
+
+    /// Does one thing. Never called for an injection that is not recorded.
+    fn perform(&self, run: &Run, action: &Action) -> impl Future<Output = Outcome>;
+
+    /// Told after entries have been recorded, for logs and events. Must not fail the run.
+    fn tell(&self, run: &Run, entries: &[Entry]);
+}
+
+/// A run with the version that a write must name.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub run: Run,
+    pub version: String,
+}
+
+/// The world did not answer, or this process may not act.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    #[error("{0}")]
+    NoAnswer(String),
+    /// Another operator leads: this one must neither write nor act.
+    #[error("another operator leads")]
+    NotLeading,
+}
+
+/// A record that was not written, or of which it is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("the run was changed by somebody else")]
+    Conflict,
+    #[error("the run is gone")]
+    Gone,
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+}
+
+/// A run under way: the working copy between two records.
+pub struct Turn {
+    run: Run,
+    version: String,
+    /// Not found when it was last written: it goes on only to revert.
+    gone: bool,
+    outcomes: BTreeMap<String, Performed>,
+    unrecorded: Vec<Entry>,
+    recorded: GameDayRunStatus,
+    recorded_at: Option<Timestamp>,
+}
+
+/// What a turn leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another turn at this time, or when something changes.
+    At(Timestamp),
+    /// The run is finished and recorded, or gone with nothing in force.
+    Over,
+}
+
+impl Turn {
+    /// Takes up a run where its record left off.
+    pub fn new(loaded: Loaded) -> Self {
+        let Loaded { run, version } = loaded;
+        Turn {
+            recorded: run.status.clone(),
+            run,
+            version,
+            gone: false,
+            outcomes: BTreeMap::new(),
+            unrecorded: Vec::new(),
+            recorded_at: None,
+        }
+    }
+
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// One turn.
+    ///
+    /// # Guarantees
+    /// An injection is performed only after a record that names it was written and confirmed.
+    ///
+    /// # Errors
+    /// [`Trouble`] when the world gives no answer; the caller takes another turn, soon. After a conflict or a
+    /// lost reply the run is read again first, and what it says counts.
+    pub async fn take<W: World>(&mut self, world: &W) -> Result<Next, Trouble> {
+        let mut seen = world.observe(&self.run).await?;
+        seen.deleted |= self.gone;
+        seen.outcomes = self.outcomes.clone();
+        let now = world.now();
+        let step = engine::step(&self.run, &seen, now);
+
+        let (reverts, injections): (Vec<Action>, Vec<Action>) = step.actions.into_iter().partition(Action::reverts);
+        let mut acted = self.perform(world, &reverts).await;
+
+        self.unrecorded.extend(step.entries.iter().cloned());
+        self.run.status = step.state;
+        record::append(&mut self.run.status, step.entries);
+        let due = self.recorded_at.is_none_or(|at| now.duration_since(at) >= limits::REFRESH.as_signed());
+        let changed = self.run.status != self.recorded;
+        if changed && !self.gone && (step.urgent || due || step.wake.is_none()) && !self.record(world, now).await? {
+            return Ok(Next::At(now));
+        }
+        let recorded: Vec<Action> = injections.into_iter().filter(|action| self.is_recorded(action)).collect();
+        acted |= self.perform(world, &recorded).await;
+        Ok(match step.wake {
+            None => Next::Over,
+            // What became of the actions is news.
+            Some(_) if acted => Next::At(now),
+            Some(wake) if changed && !self.gone => Next::At(wake.min(now + limits::REFRESH.as_signed())),
+            Some(wake) => Next::At(wake),
+        })
+    }
+
+    /// Writes the working copy. `false`: it was not written, and the working copy is what the world has now.
+    async fn record<W: World>(&mut self, world: &W, now: Timestamp) -> Result<bool, Trouble> {
+        match world.record(&self.run, &self.version, &self.run.status).await {
+            Ok(version) => {
+                self.version = version;
+                self.recorded = self.run.status.clone();
+                self.recorded_at = Some(now);
+                let entries = std::mem::take(&mut self.unrecorded);
+                world.tell(&self.run, &entries);
+                Ok(true)
+            }
+            Err(RecordError::Trouble(Trouble::NotLeading)) => Err(Trouble::NotLeading),
+            // The write may have happened: only what the world has now counts.
+            Err(RecordError::Conflict | RecordError::Gone | RecordError::Trouble(Trouble::NoAnswer(_))) => {
+                self.reload(world).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the last written record names this action's target (P1).
+    fn is_recorded(&self, action: &Action) -> bool {
+        !self.gone
+            && self.recorded.experiments.iter().any(|experiment| {
+                experiment.name == action.experiment && experiment.targets.iter().any(|target| target.uid == action.target.uid)
+            })
+    }
+
+    async fn reload<W: World>(&mut self, world: &W) -> Result<(), Trouble> {
+        self.unrecorded.clear();
+        // Until the world has answered, what was recorded last is all that may be built on.
+        self.run.status = self.recorded.clone();
+        match world.load().await? {
+            Some(Loaded { run, version }) if run.id == self.run.id => {
+                self.recorded = run.status.clone();
+                self.run = run;
+                self.version = version;
+            }
+            Some(_) | None => self.gone = true,
+        }
+        Ok(())
+    }
+
+    /// Performs these, and says whether there were any.
+    async fn perform<W: World>(&mut self, world: &W, actions: &[Action]) -> bool {
+        let run = &self.run;
+        let performed: Vec<(String, Performed)> = futures::stream::iter(actions)
+            .map(|action| async move {
+                let outcome = world.perform(run, action).await;
+                (action.target.uid.clone(), Performed { at: world.now(), reverting: action.reverts(), outcome })
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        self.outcomes.extend(performed);
+        !actions.is_empty()
+    }
+}
