@@ -1,5 +1,6 @@
 //! Game days on Kubernetes. The modules, in reading order; `ARCHITECTURE.md` beside this file is the one page.
 
 pub mod api;
+pub mod cli;
 pub mod engine;
 pub mod turn;
