@@ -3,5 +3,6 @@
 pub mod api;
 pub mod cli;
 pub mod engine;
-pub mod turn;
 pub mod rehearsal;
+pub mod report;
+pub mod turn;

@@ -10,7 +10,7 @@ use super::{Cluster, Failure};
 
 /// A healthy API server answers in milliseconds; after this long a person wants to know that it does not.
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(15);
+pub const ANSWER: Duration = Duration::from_secs(15);
 
 /// A cluster that may be asked.
 #[derive(Clone)]

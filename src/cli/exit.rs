@@ -57,6 +57,11 @@ impl Failure {
         Failure { exit: Exit::Alone, said: anyhow::anyhow!("{said}") }
     }
 
+    /// The same, with what it means said first.
+    pub fn context(self, said: impl std::fmt::Display) -> Self {
+        Failure { exit: self.exit, said: self.said.context(said.to_string()) }
+    }
+
     /// Writes it to standard error.
     pub fn tell(&self) -> Exit {
         if self.exit != Exit::Unread {

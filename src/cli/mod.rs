@@ -6,11 +6,21 @@ mod completions;
 mod connect;
 mod crds;
 mod exit;
+mod follow;
+mod frame;
 mod install;
 mod output;
+mod plan;
+mod rehearse;
+mod release;
+mod report;
+mod run;
+mod runs;
 mod schema;
 mod source;
 mod span;
+mod stop;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -51,6 +61,14 @@ pub struct Cluster {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::Check),
+    Plan(plan::Plan),
+    Rehearse(rehearse::Rehearse),
+    Run(run::Run),
+    Watch(watch::Watch),
+    Stop(stop::Stop),
+    Release(release::Release),
+    Runs(runs::Runs),
+    Report(report::Report),
     Install(install::Install),
     Crds(crds::Crds),
     Completions(completions::Completions),
@@ -91,9 +109,26 @@ impl Cli {
         let mut output = Output::stdout();
         match verb {
             Verb::Check(check) => check.run(&mut output),
+            Verb::Plan(plan) => wait(plan.run(&cluster, &mut output)),
+            Verb::Rehearse(rehearse) => rehearse.run(&mut output),
+            Verb::Run(run) => wait(run.run(&cluster, &mut output)),
+            Verb::Watch(watch) => wait(watch.run(&cluster, &mut output)),
+            Verb::Stop(stop) => wait(stop.run(&cluster, &mut output)),
+            Verb::Release(release) => wait(release.run(&cluster, &mut output)),
+            Verb::Runs(runs) => wait(runs.run(&cluster, &mut output)),
+            Verb::Report(report) => wait(report.run(&cluster, &mut output)),
             Verb::Install(install) => install.run(cluster.namespace.as_deref(), &mut output),
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),
         }
     }
+}
+
+/// One person waits for one answer: one thread is enough.
+fn wait(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::alone(format!("starting: {error}")))?;
+    runtime.block_on(verb)
 }

@@ -20,4 +20,8 @@ impl Output {
         self.0.write_all(text.as_bytes())?;
         self.0.flush()
     }
+
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }

@@ -44,11 +44,61 @@ pub struct Contents {
     pub others: Vec<Json>,
 }
 
-/// Reads a file, or standard input for `-`.
+/// Reads a file with game days, or standard input for `-`.
+///
+/// # Errors
+/// Everything that is wrong with it; no game day in it is wrong too.
+pub fn read(file: &str) -> Result<Contents, Complaints> {
+    let (name, text) = read_text(file)?;
+    with_game_day(name, text)
+}
+
+/// The same of a text that is already there.
+///
+/// # Errors
+/// As [`read`].
+pub fn with_game_day(name: &str, text: String) -> Result<Contents, Complaints> {
+    let contents = parse(name, text)?;
+    if contents.game_days.is_empty() {
+        let message = if contents.others.is_empty() { "empty: a GameDay is wanted" } else { "no GameDay in it" };
+        let mut complaints = Complaints::whole(name, message);
+        let help = format!("a game day starts with apiVersion: {GROUP}/v1alpha1 and kind: GameDay");
+        complaints.all.iter_mut().for_each(|complaint| complaint.help = Some(help.clone()));
+        return Err(complaints);
+    }
+    Ok(contents)
+}
+
+/// Reads a file of any objects; ours are checked.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn read(file: &str) -> Result<Contents, Complaints> {
+pub fn read_any(file: &str) -> Result<Contents, Complaints> {
+    let (name, text) = read_text(file)?;
+    parse(name, text)
+}
+
+/// Reads a file with runs, as kubectl writes them: one, several, or a List.
+///
+/// # Errors
+/// Everything that is wrong with it; no run in it is wrong too.
+pub fn read_runs(file: &str) -> Result<Vec<GameDayRun>, Complaints> {
+    let (name, text) = read_text(file)?;
+    let contents = parse(name, text)?;
+    let objects = contents.others.into_iter().flat_map(|object| match object["items"].as_array() {
+        Some(items) => items.clone(),
+        None => vec![object],
+    });
+    let runs: Result<Vec<GameDayRun>, _> =
+        objects.filter(|object| object["kind"] == "GameDayRun").map(serde_json::from_value).collect();
+    match runs {
+        Ok(runs) if runs.is_empty() => Err(Complaints::whole(name, "no GameDayRun in it")),
+        Ok(runs) => Ok(runs),
+        Err(error) => Err(Complaints::whole(name, error.to_string())),
+    }
+}
+
+fn read_text(file: &str) -> Result<(&str, String), Complaints> {
     let (name, bytes) = if file == "-" {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().take(BYTES_MAX + 1).read_to_end(&mut bytes);
@@ -64,7 +114,7 @@ pub fn read(file: &str) -> Result<Contents, Complaints> {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
         Complaints::whole(name, format!("line {line} is not UTF-8: is it YAML at all?"))
     })?;
-    parse(name, text)
+    Ok((name, text))
 }
 
 fn read_bytes(file: &str) -> std::io::Result<Vec<u8>> {
@@ -79,11 +129,7 @@ fn cause(error: &std::io::Error) -> String {
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-/// Reads the text of a file.
-///
-/// # Errors
-/// Everything that is wrong with it.
-pub fn parse(name: &str, text: String) -> Result<Contents, Complaints> {
+fn parse(name: &str, text: String) -> Result<Contents, Complaints> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
@@ -101,11 +147,6 @@ pub fn parse(name: &str, text: String) -> Result<Contents, Complaints> {
     let mut reading = Reading::default();
     for document in &documents {
         reading.document(document);
-    }
-    if reading.complaints.is_empty() && reading.contents.game_days.is_empty() {
-        let message = if documents.is_empty() { "empty: a GameDay is wanted" } else { "no GameDay in it" };
-        let help = Some(format!("a game day starts with apiVersion: {GROUP}/v1alpha1 and kind: GameDay"));
-        reading.complaints.push(Complaint { place: None, message: message.to_owned(), help });
     }
     if reading.complaints.is_empty() {
         return Ok(reading.contents);
@@ -167,6 +208,8 @@ impl Reading {
                     self.contents.others.push(document.to_json());
                 }
             }
+            // How a pretended cluster behaves; it never goes to a real one.
+            (_, "Rehearsal") => self.contents.others.push(document.to_json()),
             ("gameday.dev/v1alpha1", _) => {
                 let help = schema::nearest(kind, &["GameDay", "GameDayRun", "Cord"])
                     .map_or("its kinds are GameDay, GameDayRun, Cord".to_owned(), |near| format!("did you mean {near:?}?"));
