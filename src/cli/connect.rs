@@ -1,5 +1,6 @@
 //! The way to the cluster. Nothing is retried silently: a person waits for the answer and can ask again.
 
+use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
@@ -27,14 +28,20 @@ impl Connection {
     /// When no cluster is configured. Whether it answers is found when it is asked.
     pub async fn open(cluster: &Cluster) -> Result<Self, Failure> {
         let options = KubeConfigOptions { context: cluster.context.clone(), ..KubeConfigOptions::default() };
-        let unusable = |error: &dyn std::fmt::Display| Failure::alone(format!("no cluster: {error}"));
+        // A snippet of a kubeconfig may show a token: its first line is enough.
+        let unusable =
+            |error: &dyn Error| Failure::alone(format!("no cluster: {}", error.to_string().lines().next().unwrap_or_default()));
         let mut config = match &cluster.kubeconfig {
             Some(file) => {
                 let kubeconfig = Kubeconfig::read_from(file).map_err(|error| unusable(&error))?;
                 Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unusable(&error))?
             }
             None if cluster.context.is_some() => Config::from_kubeconfig(&options).await.map_err(|error| unusable(&error))?,
-            None => Config::infer().await.map_err(|error| unusable(&error))?,
+            None => match Config::infer().await {
+                Ok(config) => config,
+                // Outside of a cluster, only the kubeconfig is of interest.
+                Err(error) => return Err(unusable(error.source().unwrap_or(&error))),
+            },
         };
         // Otherwise kube repeats 429 and 503 for minutes, writes too.
         config.default_retry = false;

@@ -28,10 +28,11 @@ pub enum MisfitKind {
     Bounds,
 }
 
-/// Everything about `node` that does not fit, in the order of the file.
-pub fn misfits(node: &Node, schema: &Schema, path: &str) -> Vec<Misfit> {
+/// Everything about `node` that does not fit, in the order of the file. `place` is where to point for what is not
+/// there at all.
+pub fn misfits(node: &Node, schema: &Schema, path: &str, place: Option<Place>) -> Vec<Misfit> {
     let mut walk = Walk { found: Vec::new() };
-    walk.visit(node, schema, path, node.place());
+    walk.visit(node, schema, path, place);
     walk.found
 }
 

@@ -269,7 +269,7 @@ impl Reading {
         match document.get("spec") {
             None => self.complain(document, "spec", "spec: Required value", None),
             Some(spec) => {
-                for misfit in schema::misfits(spec, &schema["properties"]["spec"], "spec") {
+                for misfit in schema::misfits(spec, &schema["properties"]["spec"], "spec", document.find("spec")) {
                     if misfit.kind == MisfitKind::Bounds && spoken_of.contains(&misfit.path.as_str()) {
                         continue;
                     }
