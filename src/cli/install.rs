@@ -12,8 +12,8 @@ pub struct Install {
     /// The operator's image; the Dockerfile builds one
     #[arg(long, default_value = concat!("gameday:", env!("CARGO_PKG_VERSION")))]
     image: String,
-    /// Operators; one leads, the others stand by
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=9))]
+    /// Operators; one leads, the others stand by. 0 installs all but them
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=9))]
     replicas: u16,
 }
 
@@ -58,7 +58,7 @@ fn manifests(image: &str, namespace: &str, replicas: u16) -> Vec<String> {
     all
 }
 
-const NAME: &str = "gameday-operator";
+const NAME: &str = "gameday";
 const LABEL: &str = "app.kubernetes.io/name";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 /// Anyone but root; nothing in the image belongs to anyone.

@@ -20,6 +20,7 @@ fn said(output: &Output) -> (String, String, Option<i32>) {
     (text(&output.stdout), text(&output.stderr), output.status.code())
 }
 
+/// What a file under `bad/` says of itself: where `check` must point, and the words that are the same everywhere.
 struct Says {
     file: String,
     place: String,
@@ -28,15 +29,19 @@ struct Says {
 }
 
 fn says() -> Vec<Says> {
-    let lines = include_str!("bad/SAYS").lines().filter(|line| !line.starts_with('#'));
-    lines
-        .map(|line| {
-            let parts: Vec<&str> = line.splitn(4, " | ").map(str::trim).collect();
-            let [file, place, path, words] = parts.as_slice() else { panic!("four parts: {line}") };
-            let (file, place, path, words) = (*file, *place, *path, *words);
-            Says { file: format!("tests/offline/bad/{file}.yaml"), place: place.into(), path: path.into(), words: words.into() }
-        })
-        .collect()
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/offline/bad");
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the folder exists") {
+        let name = entry.expect("it can be read").file_name().into_string().expect("a plain name");
+        let text = std::fs::read_to_string(format!("{folder}/{name}")).expect("a file");
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned());
+        let (Some(at), Some(words)) = (value("# check says at:"), value("# same words:")) else { continue };
+        let (place, path) = at.split_once(": ").unwrap_or((at.trim_end_matches(':'), ""));
+        let path = path.trim_end_matches(':').to_owned();
+        all.push(Says { file: format!("tests/offline/bad/{name}"), place: place.to_owned(), path, words });
+    }
+    assert!(all.len() >= 20, "{} files say what is wrong with them", all.len());
+    all
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn what_is_no_game_day_at_all_is_said_in_words() {
 fn one_bad_file_does_not_hide_the_good_ones() {
     let (out, err, code) = said(&gameday(&["check", "tests/offline/bad/nobody.yaml", "examples/checkout.yaml"]));
     assert!(out.contains("examples/checkout.yaml: checkout is sound"), "{out}");
-    assert!(err.contains("nobody.yaml:14:7"), "{err}");
+    assert!(err.contains("nobody.yaml:17:7"), "{err}");
     assert_eq!(code, Some(2));
 }
 

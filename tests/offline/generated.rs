@@ -83,3 +83,11 @@ fn completions_are_written_for_the_shells_that_people_use() {
         assert!(written(&["completions", shell]).contains("rehearse"), "{shell}");
     }
 }
+
+#[test]
+fn a_report_shows_the_evidence_in_each_form() {
+    let run = "tests/offline/golden/run.yaml";
+    for (form, file) in [("text", "report.txt"), ("markdown", "report.md"), ("json", "report.json")] {
+        same(&format!("tests/offline/golden/{file}"), &written(&["report", run, "-o", form]));
+    }
+}
