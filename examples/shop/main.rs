@@ -95,19 +95,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(
-    mut arguments: impl Iterator<Item = String>,
-    environment: impl Fn(&str) -> Option<String>,
-) -> Result<Command, String> {
+fn parse(mut arguments: impl Iterator<Item = String>, environment: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
     let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
     let mut options = Options {
         listen: variable("SHOP_LISTEN").unwrap_or_else(|| "0.0.0.0:8080".into()),
-        upstream: variable("SHOP_UPSTREAM")
-            .map(|url| parse_url(&url))
-            .transpose()?,
-        upstream_timeout: parse_time(
-            &variable("SHOP_UPSTREAM_TIMEOUT").unwrap_or_else(|| "1s".into()),
-        )?,
+        upstream: variable("SHOP_UPSTREAM").map(|url| parse_url(&url)).transpose()?,
+        upstream_timeout: parse_time(&variable("SHOP_UPSTREAM_TIMEOUT").unwrap_or_else(|| "1s".into()))?,
         delay: parse_time(&variable("SHOP_DELAY").unwrap_or_else(|| "0ms".into()))?,
         status: parse_status(&variable("SHOP_STATUS").unwrap_or_else(|| "200".into()))?,
         body_forever: variable("SHOP_BODY_FOREVER").is_some(),
@@ -119,12 +112,7 @@ fn parse(
             Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
             None => (argument, None),
         };
-        let mut value = || {
-            inline
-                .clone()
-                .or_else(|| arguments.next())
-                .ok_or(format!("{flag} needs a value"))
-        };
+        let mut value = || inline.clone().or_else(|| arguments.next()).ok_or(format!("{flag} needs a value"));
         match flag.as_str() {
             "--listen" => options.listen = value()?,
             "--upstream" => options.upstream = Some(parse_url(&value()?)?),
@@ -154,16 +142,11 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_status(text: &str) -> Result<u16, String> {
-    text.parse()
-        .ok()
-        .filter(|status| (200..=599).contains(status))
-        .ok_or(format!("{text:?} is not a status from 200 to 599"))
+    text.parse().ok().filter(|status| (200..=599).contains(status)).ok_or(format!("{text:?} is not a status from 200 to 599"))
 }
 
 fn parse_url(url: &str) -> Result<Upstream, String> {
-    let rest = url
-        .strip_prefix("http://")
-        .ok_or(format!("{url:?} is not an http:// URL"))?;
+    let rest = url.strip_prefix("http://").ok_or(format!("{url:?} is not an http:// URL"))?;
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
         None => (rest, "/"),
@@ -175,10 +158,7 @@ fn parse_url(url: &str) -> Result<Upstream, String> {
         Some((_, port)) if port.parse::<u16>().is_ok() => authority.to_owned(),
         _ => format!("{authority}:80"),
     };
-    Ok(Upstream {
-        authority,
-        path: path.to_owned(),
-    })
+    Ok(Upstream { authority, path: path.to_owned() })
 }
 
 /// Serves until the process is killed.
@@ -188,11 +168,7 @@ fn parse_url(url: &str) -> Result<Upstream, String> {
 fn serve(options: Options) -> io::Result<()> {
     sigterm::on_sigterm(options.ignore_sigterm);
     let listener = TcpListener::bind(&options.listen)?;
-    eprintln!(
-        "shop: {} listens on {}",
-        options.name,
-        listener.local_addr()?
-    );
+    eprintln!("shop: {} listens on {}", options.name, listener.local_addr()?);
     let (give, take) = sync_channel(WAITING);
     start_workers(&Arc::new(options), take);
     accept(&listener, &give);
@@ -236,10 +212,7 @@ fn accept(listener: &TcpListener, give: &SyncSender<TcpStream>) {
 fn answer(options: &Options, stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     stream.set_nodelay(true)?;
-    let request = Until {
-        stream,
-        latest: Instant::now() + CLIENT_TIMEOUT,
-    };
+    let request = Until { stream, latest: Instant::now() + CLIENT_TIMEOUT };
     let Some(path) = read_request(&mut BufReader::new(request.take(REQUEST_BYTES_MAX)))? else {
         return respond(stream, 400, "that is no request\n");
     };
@@ -289,9 +262,7 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     }
     let mut words = first.split_whitespace();
     Ok(match (words.next(), words.next(), words.next()) {
-        (Some("GET"), Some(path), Some(version)) if version.starts_with("HTTP/1") => {
-            Some(path.to_owned())
-        }
+        (Some("GET"), Some(path), Some(version)) if version.starts_with("HTTP/1") => Some(path.to_owned()),
         _ => None,
     })
 }
@@ -302,10 +273,7 @@ fn greet(options: &Options) -> (u16, String) {
         return (options.status, format!("{name} is open\n"));
     };
     match ask(upstream, options.upstream_timeout) {
-        Ok(said) => (
-            options.status,
-            format!("{name} is open; upstream said: {}\n", said.trim_end()),
-        ),
+        Ok(said) => (options.status, format!("{name} is open; upstream said: {}\n", said.trim_end())),
         Err(problem) => (502, format!("{name}: {}: {problem}\n", upstream.authority)),
     }
 }
@@ -341,31 +309,19 @@ impl From<io::Error> for UpstreamProblem {
 
 /// What upstream said, on a fresh connection, within `timeout` and not counting the name's resolution.
 fn ask(upstream: &Upstream, timeout: Duration) -> Result<String, UpstreamProblem> {
-    let address = upstream
-        .authority
-        .to_socket_addrs()?
-        .next()
-        .ok_or(UpstreamProblem::NoSense)?;
+    let address = upstream.authority.to_socket_addrs()?.next().ok_or(UpstreamProblem::NoSense)?;
     let latest = Instant::now() + timeout;
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_write_timeout(Some(timeout))?;
-    write!(
-        stream,
-        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-        upstream.path, upstream.authority
-    )?;
+    write!(stream, "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", upstream.path, upstream.authority)?;
     let mut answer = Vec::new();
     let stream = &stream;
-    Until { stream, latest }
-        .take(UPSTREAM_BYTES_MAX)
-        .read_to_end(&mut answer)?;
+    Until { stream, latest }.take(UPSTREAM_BYTES_MAX).read_to_end(&mut answer)?;
     read_answer(&String::from_utf8_lossy(&answer))
 }
 
 fn read_answer(answer: &str) -> Result<String, UpstreamProblem> {
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or(UpstreamProblem::NoSense)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(UpstreamProblem::NoSense)?;
     let status: u16 = head
         .strip_prefix("HTTP/1.")
         .and_then(|rest| rest.split_whitespace().nth(1))
@@ -426,11 +382,7 @@ mod sigterm {
 
     /// Makes SIGTERM end the process at once, or do nothing. Without this a container's first process ignores it.
     pub fn on_sigterm(ignore: bool) {
-        let handler = if ignore {
-            IGNORE
-        } else {
-            leave as extern "C" fn(i32) as usize
-        };
+        let handler = if ignore { IGNORE } else { leave as extern "C" fn(i32) as usize };
         // SAFETY: both values are valid dispositions: SIG_IGN, or a handler that only calls `_exit`.
         unsafe { signal(SIGTERM, handler) };
     }
@@ -454,9 +406,7 @@ mod tests {
         let options = options(arguments).unwrap();
         let server = thread::spawn(move || answer(&options, &listener.accept().unwrap().0));
         let mut client = TcpStream::connect(address).unwrap();
-        client
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         let mut said = String::new();
         client.read_to_string(&mut said).unwrap();
         server.join().unwrap().unwrap();
@@ -465,22 +415,10 @@ mod tests {
 
     #[test]
     fn flags_are_read_with_a_space_or_an_equals_sign() {
-        let read = options(&[
-            "--delay",
-            "20ms",
-            "--upstream=http://payments",
-            "--status=503",
-        ])
-        .unwrap();
+        let read = options(&["--delay", "20ms", "--upstream=http://payments", "--status=503"]).unwrap();
         assert_eq!(read.delay, Duration::from_millis(20));
         assert_eq!(read.status, 503);
-        assert_eq!(
-            read.upstream,
-            Some(Upstream {
-                authority: "payments:80".into(),
-                path: "/".into()
-            })
-        );
+        assert_eq!(read.upstream, Some(Upstream { authority: "payments:80".into(), path: "/".into() }));
     }
 
     #[test]
@@ -515,38 +453,17 @@ mod tests {
 
     #[test]
     fn a_bad_status_upstream_is_a_failure_and_a_good_one_is_quoted() {
-        assert!(matches!(
-            read_answer("HTTP/1.1 503 Failing\r\n\r\nno"),
-            Err(UpstreamProblem::Status(503))
-        ));
-        assert_eq!(
-            read_answer("HTTP/1.1 200 OK\r\nA: b\r\n\r\nyes").unwrap(),
-            "yes"
-        );
-        assert!(matches!(
-            read_answer("SSH-2.0"),
-            Err(UpstreamProblem::NoSense)
-        ));
+        assert!(matches!(read_answer("HTTP/1.1 503 Failing\r\n\r\nno"), Err(UpstreamProblem::Status(503))));
+        assert_eq!(read_answer("HTTP/1.1 200 OK\r\nA: b\r\n\r\nyes").unwrap(), "yes");
+        assert!(matches!(read_answer("SSH-2.0"), Err(UpstreamProblem::NoSense)));
     }
 
     #[test]
     fn what_is_not_a_request_is_told_so() {
-        for text in [
-            "\r\n\r\n",
-            "GET /\r\n\r\n",
-            "POST / HTTP/1.1\r\n\r\n",
-            "GET / HTTP/1.1\r\nunfinished",
-        ] {
-            assert_eq!(
-                read_request(&mut text.as_bytes()).unwrap(),
-                None,
-                "{text:?}"
-            );
+        for text in ["\r\n\r\n", "GET /\r\n\r\n", "POST / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nunfinished"] {
+            assert_eq!(read_request(&mut text.as_bytes()).unwrap(), None, "{text:?}");
         }
         let good = "GET /healthz?a HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(
-            read_request(&mut good.as_bytes()).unwrap().unwrap(),
-            "/healthz?a"
-        );
+        assert_eq!(read_request(&mut good.as_bytes()).unwrap().unwrap(), "/healthz?a");
     }
 }
