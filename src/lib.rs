@@ -2,5 +2,5 @@
 
 pub mod api;
 pub mod engine;
-pub mod turn;
 pub mod rehearsal;
+pub mod turn;

@@ -352,6 +352,11 @@ impl Cluster {
         Reply::Answered(base.as_millis() as f64 * load as f64 / 100.0 * noise as f64 / 100.0)
     }
 
+    /// Whether a host of this name would be found.
+    pub fn knows(&self, name: &str) -> bool {
+        self.selector_of(name).is_some()
+    }
+
     /// One of these numbers by chance, from the cluster's own dice.
     pub fn draw(&mut self, below: usize) -> usize {
         self.dice.index(below)
@@ -498,8 +503,7 @@ impl Cluster {
     }
 
     fn schedule_pending(&mut self, of: &WorkloadRef) {
-        let pending: Vec<String> =
-            self.active(of).filter(|(_, pod)| pod.node.is_none()).map(|(uid, _)| uid.clone()).collect();
+        let pending: Vec<String> = self.active(of).filter(|(_, pod)| pod.node.is_none()).map(|(uid, _)| uid.clone()).collect();
         for uid in pending {
             self.schedule_pod(&uid);
         }
@@ -508,12 +512,14 @@ impl Cluster {
     /// On the node with the fewest pods of the same workload, then the fewest pods.
     fn schedule_pod(&mut self, uid: &str) {
         let owner = self.pods[uid].owner.clone();
-        let on = |name: &str| self.pods.values().filter(|pod| pod.node.as_deref() == Some(name));
         let place = self
             .nodes
             .iter()
             .filter(|(_, node)| node.ready && node.schedulable)
-            .min_by_key(|(name, _)| (on(name).filter(|pod| pod.owner == owner).count(), on(name).count(), (*name).clone()))
+            .min_by_key(|(name, _)| {
+                let on = || self.pods.values().filter(|pod| pod.node.as_ref() == Some(*name));
+                (on().filter(|pod| pod.owner == owner).count(), on().count(), (*name).clone())
+            })
             .map(|(name, _)| name.clone());
         let Some(place) = place else { return };
         let start = self.workloads[&owner].behaviour.start;

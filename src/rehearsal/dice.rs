@@ -24,11 +24,6 @@ impl Dice {
         usize::try_from(self.below(of as u64)).expect("below a usize")
     }
 
-    /// True so many times of a hundred.
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
     /// From `low` to `high` percent of a length.
     pub fn around(&mut self, length: Duration, low: u64, high: u64) -> Duration {
         let percent = low + self.below(high - low + 1);

@@ -43,7 +43,10 @@ pub enum Misfortune {
     PullCord(String),
     ReleaseCord,
     /// Somebody else scales a workload.
-    ScaledByHand { name: String, replicas: i32 },
+    ScaledByHand {
+        name: String,
+        replicas: i32,
+    },
     /// A chosen pod vanishes before it is hit; without a chosen one, any.
     PodVanishes,
     NodeVanishes(String),

@@ -61,9 +61,8 @@ impl Sampler {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             while lane.next <= now {
                 let started = lane.next;
-                let is_blind = blind.iter().any(|blind| {
-                    blind.probe == lane.probe.name && blind.from <= started && started < blind.until
-                });
+                let is_blind =
+                    blind.iter().any(|blind| blind.probe == lane.probe.name && blind.from <= started && started < blind.until);
                 let sample = if is_blind {
                     let seen = Seen::Blind("the sample could not be taken".to_owned());
                     Sample { started, took_ms: 0.0, seen, margin: None }

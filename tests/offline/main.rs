@@ -1,0 +1,3 @@
+//! Everything that needs no cluster.
+
+mod rehearsal;
