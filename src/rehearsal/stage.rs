@@ -317,7 +317,7 @@ impl Stage {
                 }
             }
             Misfortune::PullCord(reason) => {
-                self.cords.insert("cord".to_owned(), Pulled { name: "cord".to_owned(), reason, by: None });
+                self.cords.insert("andon".to_owned(), Pulled { name: "andon".to_owned(), reason, by: None });
                 self.witness.cord(Some(self.cluster.now()));
             }
             Misfortune::ReleaseCord => {

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use gameday::rehearsal::Options;
-use gameday::rehearsal::scenario;
+use gameday::api::Verdict;
+use gameday::rehearsal::scenario::{self, Scenario};
+use gameday::rehearsal::{Misfortune, Options, Planned, Rehearsed};
 
 fn scenarios() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/scenarios");
@@ -35,4 +36,108 @@ fn every_scenario_unfolds_as_written_down() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// One game day for each fault, one that repeats, and a graph; short, so that each call can be crashed in turn.
+const GAMEDAYS: [(&str, &str); 7] = [
+    (
+        "podKill",
+        "[{name: kill, targets: {pods: {matchLabels: {app: checkout}}, choose: {count: 2}}, fault: {podKill: {gracePeriod: 0s}}, hold: 3s}]",
+    ),
+    (
+        "podKill with grace",
+        "[{name: ask, targets: {pods: {matchLabels: {app: checkout}}}, fault: {podKill: {}}, hold: 3s}]",
+    ),
+    (
+        "podEvict",
+        "[{name: evict, targets: {pods: {matchLabels: {app: checkout}}, choose: {percent: 40}}, fault: {podEvict: {}}, hold: 3s}]",
+    ),
+    (
+        "repeated",
+        "[{name: again, targets: {pods: {matchLabels: {app: checkout}}}, fault: {podKill: {gracePeriod: 0s, every: 1s}}, hold: 8s}]",
+    ),
+    (
+        "scale",
+        "[{name: shrink, targets: {workload: {kind: Deployment, name: checkout}}, fault: {scale: {replicas: 3}}, hold: 3s}]",
+    ),
+    ("cordon", "[{name: close, targets: {nodes: {matchLabels: {pool: shop}}}, fault: {cordon: {}}, hold: 3s}]"),
+    (
+        "graph",
+        "[{name: kill, targets: {pods: {matchLabels: {app: checkout}}}, fault: {podKill: {gracePeriod: 0s}}, hold: 2s, after: []},
+          {name: close, targets: {nodes: {matchLabels: {pool: shop}}}, fault: {cordon: {}}, hold: 3s, after: []},
+          {name: shrink, targets: {workload: {kind: StatefulSet, name: store}}, fault: {scale: {percent: 50}}, hold: 3s, after: [kill]},
+          {name: evict, targets: {pods: {matchLabels: {app: checkout}}}, fault: {podEvict: {every: 1s}}, hold: 3s, after: [close, shrink]}]",
+    ),
+];
+
+fn short(experiments: &str) -> Scenario {
+    let text = format!(
+        "
+kind: GameDay
+apiVersion: gameday.dev/v1alpha1
+metadata: {{name: short, namespace: shop}}
+spec:
+  hypothesis: Checkout answers.
+  seed: 7
+  baseline: 1s
+  recovery: 10s
+  blastRadius: {{targets: 3, percent: 50}}
+  steadyState:
+  - {{name: checkout, http: {{url: 'http://checkout.shop.svc/'}}, every: 1s, timeout: 300ms, breachAfter: 2}}
+  experiments: {experiments}
+---
+kind: Deployment
+metadata: {{name: checkout}}
+spec: {{replicas: 5, template: {{metadata: {{labels: {{app: checkout}}}}}}}}
+---
+kind: StatefulSet
+metadata: {{name: store}}
+spec: {{replicas: 4, template: {{metadata: {{labels: {{app: store}}}}}}}}
+---
+kind: Rehearsal
+apps: {{checkout: {{start: 1s}}, store: {{start: 500ms}}}}
+"
+    );
+    scenario::read(&text).unwrap_or_else(|why| panic!("{why}: {text}"))
+}
+
+fn unfold(scenario: &Scenario, options: &Options) -> (String, Rehearsed) {
+    scenario::unfold(scenario, options).unwrap_or_else(|why| panic!("{why}"))
+}
+
+#[test]
+fn the_short_game_days_pass_when_nothing_goes_wrong() {
+    for (name, experiments) in GAMEDAYS {
+        let (text, rehearsed) = unfold(&short(experiments), &Options::default());
+        assert!(rehearsed.violations.is_empty(), "{name}\n{text}");
+        assert_eq!(rehearsed.run.status.unwrap().verdict, Some(Verdict::Passed), "{name}\n{text}");
+    }
+}
+
+#[test]
+fn a_run_crashed_at_any_call_keeps_every_promise() {
+    let mut wrong = Vec::new();
+    let mut rehearsals = 0;
+    for (name, experiments) in GAMEDAYS {
+        let scenario = short(experiments);
+        let (_, undisturbed) = unfold(&scenario, &Options::default());
+        for call in 1..=undisturbed.calls {
+            for what in [
+                Misfortune::CrashBefore,
+                Misfortune::CrashAfter,
+                Misfortune::ReplyLost,
+                Misfortune::Conflict,
+                Misfortune::NoAnswer,
+            ] {
+                let planned = vec![Planned { at: None, call: Some(call), what }];
+                let (text, rehearsed) = unfold(&scenario, &Options { planned: planned.clone(), ..Options::default() });
+                rehearsals += 1;
+                if !rehearsed.violations.is_empty() {
+                    wrong.push(format!("{name}, {planned:?}\n{text}"));
+                }
+            }
+        }
+    }
+    println!("{rehearsals} rehearsals, one misfortune each");
+    assert!(wrong.is_empty(), "{} of {rehearsals}; the first:\n{}", wrong.len(), wrong[..wrong.len().min(3)].join("\n"));
 }
