@@ -1,3 +1,4 @@
 //! Everything that needs no cluster.
 
+mod chance;
 mod rehearsal;

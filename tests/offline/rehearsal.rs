@@ -1,10 +1,13 @@
 //! The pretended world: scenarios as text, each call site crashed in turn, seeds by the thousand.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use gameday::api::Verdict;
+use gameday::api::{Duration, Verdict};
 use gameday::rehearsal::scenario::{self, Scenario};
 use gameday::rehearsal::{Misfortune, Options, Planned, Rehearsed};
+
+use crate::chance;
 
 fn scenarios() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/scenarios");
@@ -140,4 +143,58 @@ fn a_run_crashed_at_any_call_keeps_every_promise() {
     }
     println!("{rehearsals} rehearsals, one misfortune each");
     assert!(wrong.is_empty(), "{} of {rehearsals}; the first:\n{}", wrong.len(), wrong[..wrong.len().min(3)].join("\n"));
+}
+
+/// Seeds that the test draws from; `GAMEDAY_SEEDS` sets another number.
+const SEEDS: u64 = 2_000;
+
+fn rehearse_seed(seed: u64) -> (String, Rehearsed) {
+    unfold(&chance::scenario(seed), &Options { seed, misfortune: true, ..Options::default() })
+}
+
+#[test]
+fn thousands_of_seeds_keep_every_promise() {
+    let count = std::env::var("GAMEDAY_SEEDS").map_or(SEEDS, |text| text.parse().expect("GAMEDAY_SEEDS is a number"));
+    let started = std::time::Instant::now();
+    let mut simulated = Duration::ZERO;
+    let mut verdicts = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for seed in 0..count {
+        let (_, rehearsed) = rehearse_seed(seed);
+        simulated = simulated.saturating_add(rehearsed.simulated);
+        let status = rehearsed.run.status.unwrap();
+        *verdicts
+            .entry(status.verdict.map_or("none", |verdict| match verdict {
+                Verdict::Passed => "passed",
+                Verdict::Failed => "failed",
+                Verdict::Inconclusive if status.why.as_deref().is_some_and(|why| why.contains("refused")) => "refused",
+                Verdict::Inconclusive => "inconclusive",
+            }))
+            .or_insert(0) += 1;
+        if let Some(violation) = rehearsed.violations.first() {
+            wrong.push(format!("{violation}\n  GAMEDAY_SEED={seed} cargo test --test offline replay_one_seed -- --nocapture"));
+        }
+    }
+    let took = started.elapsed().as_secs_f64();
+    let hours = simulated.as_millis() as f64 / 3_600_000.0;
+    println!(
+        "{count} seeds in {took:.1} s: {:.0} seeds a minute, {:.2} simulated hours a second; {verdicts:?}",
+        count as f64 / took * 60.0,
+        hours / took
+    );
+    assert!(wrong.is_empty(), "{} of {count} seeds:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
+}
+
+#[test]
+fn replay_one_seed() {
+    let seed = std::env::var("GAMEDAY_SEED").map_or(0, |text| text.parse().expect("GAMEDAY_SEED is a number"));
+    let scenario = chance::scenario(seed);
+    println!("{}", serde_json::to_string_pretty(&scenario.gameday).unwrap());
+    for other in &scenario.others {
+        println!("{other}");
+    }
+    let (text, rehearsed) = rehearse_seed(seed);
+    println!("{text}");
+    assert_eq!(text, rehearse_seed(seed).0, "the same seed unfolds in the same way");
+    assert!(rehearsed.violations.is_empty(), "{:#?}", rehearsed.violations);
 }
