@@ -142,7 +142,11 @@ fn is_untouched(run: &GameDayRun) -> bool {
 
 fn end(run: &GameDayRun, view: &mut View, output: &mut Output) -> Result<Exit, Failure> {
     view.clear(output)?;
-    output.text(&format!("\n{}", report::text(run)))?;
+    let text = match view {
+        View::Live { painted: _ } => report::text(run),
+        View::Plain(_) => report::text_after_record(run),
+    };
+    output.text(&format!("\n{text}"))?;
     Ok(exit(run))
 }
 

@@ -213,3 +213,98 @@ impl Told {
         lines
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The run of the golden report, as it was at a moment: what had not happened yet is taken out.
+    fn run_at(phase: ExperimentPhase, since: &str) -> GameDayRun {
+        let mut run: GameDayRun = serde_saphyr::from_str(include_str!("../../tests/offline/golden/run.yaml")).unwrap();
+        let status = run.status.as_mut().unwrap();
+        status.phase = RunPhase::Running;
+        (status.verdict, status.why, status.cut, status.finished) = (None, None, None, None);
+        let second = &mut status.experiments[1];
+        second.phase = phase;
+        second.since = Some(since.parse().unwrap());
+        (second.verdict, second.why) = (None, None);
+        second.targets[0].clean = None;
+        status.experiments.truncate(2);
+        status.record.truncate(6);
+        run
+    }
+
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
+    }
+
+    #[test]
+    fn it_shows_the_phase_who_is_hit_each_probe_the_time_left_and_what_comes_next() {
+        let run = run_at(ExperimentPhase::Holding, "2026-11-24T10:00:42Z");
+        let lines = frame(&run, at("2026-11-24T10:00:51.2Z"), 100);
+        let wanted = "\
+shop/checkout-x7k2p  +51.2s  Running
+  Checkout answers within 300 ms while one of its pods dies | or payments is gone.
+
+✓ lose-a-pod  Passed: 1 of 1 targets bitten and clean, steady before, during and after; checkout: 2…
+▶ no-payments  Holding: 50 s left, then it is reverted
+    Deployment/payments  hit: 0 replicas observed
+· evict-one  podEvict, every 20s on 34 % of the pods with app=checkout
+
+  PROBE                  SAMPLES  BAD  P50      P99     MARGIN                LAST
+  checkout         good  57       4    23.4 ms  212 ms  12 of 300 ms left     200 in 24 ms
+  enough-replicas  good  57       0    -        -       0 above the 2 needed  3 of 3 ready
+";
+        assert_eq!(lines[..11].join("\n") + "\n", wanted);
+        assert!(lines.last().is_some_and(|line| line.contains("scale ordered")), "{lines:?}");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let run = run_at(ExperimentPhase::Recovering, "2026-11-24T10:00:46.6Z");
+        for width in [1, 20, 79, 200] {
+            let lines = frame(&run, at("2026-11-24T10:00:50Z"), width);
+            assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:#?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_shown_beside_the_target() {
+        let mut run = run_at(ExperimentPhase::Injecting, "2026-11-24T10:00:41.2Z");
+        let target = &mut run.status.as_mut().unwrap().experiments[1].targets[0];
+        (target.bite, target.problem) = (None, Some("refused: the disruption budget allows none".to_owned()));
+        let lines = frame(&run, at("2026-11-24T10:00:45Z"), 120);
+        assert!(lines.contains(&"    Deployment/payments  refused: the disruption budget allows none".to_owned()), "{lines:#?}");
+        assert!(lines.contains(&"▶ no-payments  Injecting: 57 s left, until it bites, then it is held".to_owned()), "{lines:#?}");
+    }
+
+    #[test]
+    fn in_plain_lines_each_thing_is_told_once() {
+        let whole = run_at(ExperimentPhase::Holding, "2026-11-24T10:00:42Z");
+        let mut told = Told::default();
+        let mut early = whole.clone();
+        let status = early.status.as_mut().unwrap();
+        status.record.truncate(2);
+        status.probes.truncate(1);
+        assert_eq!(told.news(&early).len(), 3, "two entries and a probe's first word");
+        assert_eq!(told.news(&early), Vec::<String>::new());
+        assert_eq!(told.news(&whole).len(), 5, "four entries and the other probe");
+        let mut worse = whole.clone();
+        let probe = &mut worse.status.as_mut().unwrap().probes[0];
+        (probe.streak, probe.saw) = (2, Some("502, not 200".to_owned()));
+        assert_eq!(told.news(&worse), ["  +57.0s  Probe     checkout: bad 2/3: 502, not 200; 12 of 300 ms left"]);
+        assert_eq!(told.news(&worse), Vec::<String>::new());
+    }
+
+    #[test]
+    fn entries_that_left_the_middle_of_the_record_are_not_told_again() {
+        let mut run = run_at(ExperimentPhase::Holding, "2026-11-24T10:00:42Z");
+        let status = run.status.as_mut().unwrap();
+        let entry = status.record[0].clone();
+        status.record = vec![entry.clone(); limits::ENTRIES];
+        let mut told = Told::default();
+        told.news(&run);
+        engine::record::append(run.status.as_mut().unwrap(), vec![entry.clone(), entry]);
+        assert_eq!(told.news(&run).len(), 2);
+    }
+}

@@ -1,6 +1,6 @@
 use clap::Args;
 
-use crate::rehearsal::{self, Event, Moment, Options};
+use crate::rehearsal::{self, Event, Misfortune, Moment, Options, Planned};
 use crate::report as reports;
 
 use super::report::Form;
@@ -23,6 +23,9 @@ pub struct Rehearse {
     /// Draw crashes, conflicts, lost replies and stale reads from the seed
     #[arg(long)]
     misfortune: bool,
+    /// Kill the operator at this call to the cluster, counted from 1; another takes the run up
+    #[arg(long, value_name = "CALL")]
+    crash_at: Option<u64>,
     /// How the report is written
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -48,7 +51,9 @@ impl Rehearse {
                 names.join(", ")
             )));
         };
-        let options = Options { seed: self.seed, misfortune: self.misfortune, ..Options::default() };
+        let crash = self.crash_at.map(|call| Planned { at: None, call: Some(call), what: Misfortune::CrashBefore });
+        let planned = crash.into_iter().collect();
+        let options = Options { seed: self.seed, misfortune: self.misfortune, planned, ..Options::default() };
         // The story belongs to the report for people only: JSON and Markdown go to a program or a file.
         let told = matches!(self.output, Form::Text);
         let mut trouble = Ok(());
@@ -65,11 +70,16 @@ impl Rehearse {
                 output.line(format!("made up: {sentence}"))?;
             }
             let seconds = rehearsed.simulated.as_millis() as f64 / 1_000.0;
-            output.line(format!("rehearsed {seconds:.1} s in {} turns; nothing was real\n", rehearsed.turns))?;
+            output.line(format!(
+                "rehearsed {seconds:.1} s in {} turns and {} calls; nothing was real\n",
+                rehearsed.turns, rehearsed.calls
+            ))?;
+            output.text(&reports::text_after_record(&rehearsed.run))?;
+        } else {
+            output.text(&self.output.of(&rehearsed.run))?;
         }
-        output.text(&self.output.of(&rehearsed.run))?;
         for violation in &rehearsed.violations {
-            output.line(format!("BROKEN {}: +{}: {}", violation.promise, violation.since, violation.text))?;
+            output.line(format!("BROKEN {violation}"))?;
         }
         let name = game_day.metadata.name.as_deref().unwrap_or_default();
         if !rehearsed.violations.is_empty() {

@@ -11,7 +11,7 @@ use crate::api::{Experiment, ExperimentStatus, Fault, GameDayRun, GameDayRunStat
 
 pub use json::{Report, json};
 pub use markdown::markdown;
-pub use text::{entry, entry_at, text};
+pub use text::{entry, entry_at, text, text_after_record};
 
 /// `shop/checkout-x7k2p`.
 pub fn name(run: &GameDayRun) -> String {

@@ -4,6 +4,15 @@ use super::{PROBE_COLUMNS, again, experiments, fault, figures, name, since, tabl
 
 /// The report for a terminal or a log.
 pub fn text(run: &GameDayRun) -> String {
+    write(run, true)
+}
+
+/// The same where the record has just been read, line by line.
+pub fn text_after_record(run: &GameDayRun) -> String {
+    write(run, false)
+}
+
+fn write(run: &GameDayRun, with_record: bool) -> String {
     let status = run.status.clone().unwrap_or_default();
     let spec = &run.spec.game_day;
     let (judged, why) = verdict(&status);
@@ -40,7 +49,7 @@ pub fn text(run: &GameDayRun) -> String {
         lines.push(String::new());
         lines.extend(table(&rows));
     }
-    if !status.record.is_empty() {
+    if with_record && !status.record.is_empty() {
         lines.push(String::new());
         lines.push("RECORD".to_owned());
         let half = status.record.len() / 2;
@@ -70,7 +79,11 @@ pub fn entry_at(at: &str, entry: &Entry) -> String {
 }
 
 fn candidates(done: &ExperimentStatus) -> String {
-    done.candidates.map(|candidates| format!("; {candidates} candidates")).unwrap_or_default()
+    match done.candidates {
+        None => String::new(),
+        Some(1) => "; 1 candidate".to_owned(),
+        Some(candidates) => format!("; {candidates} candidates"),
+    }
 }
 
 fn evidence(run: &GameDayRun, target: &TargetStatus) -> Vec<String> {
