@@ -170,14 +170,14 @@ impl Told {
     /// The lines that are news.
     pub fn news(&mut self, run: &GameDayRun) -> Vec<String> {
         let Some(status) = &run.status else { return Vec::new() };
-        let mut lines = Vec::new();
+        let mut news = Vec::new();
         let omitted = status.record_omitted;
         let first_half = i64::try_from(limits::ENTRIES / 2).unwrap_or(i64::MAX);
         for (index, entry) in (0i64..).zip(&status.record) {
             // Its number in the whole record, of which the middle may be left out.
             let number = if index < first_half { index } else { index + omitted };
             if number >= self.entries {
-                lines.push(report::entry(run, entry));
+                news.push((entry.at, report::entry(run, entry)));
                 if entry.kind == EntryKind::Waiting {
                     self.waiting = status.why.clone();
                 }
@@ -186,7 +186,7 @@ impl Told {
         self.entries = omitted + i64::try_from(status.record.len()).unwrap_or(i64::MAX);
         if status.phase == RunPhase::Waiting && status.why.is_some() && self.waiting != status.why {
             self.waiting = status.why.clone();
-            lines.extend(status.why.clone());
+            news.extend(status.why.clone().map(|why| (Timestamp::MAX, why)));
         }
         for probe in &status.probes {
             let state = if probe.last.is_none() {
@@ -202,15 +202,12 @@ impl Told {
             {
                 let margin = probe.margin.as_ref().map(|margin| format!("; {margin}")).unwrap_or_default();
                 let saw = probe.saw.as_deref().unwrap_or_default();
-                lines.push(format!(
-                    "{:>8}  Probe     {}: {}: {saw}{margin}",
-                    report::since(run, at),
-                    probe.name,
-                    probe_state(run, probe)
-                ));
+                let (since, state) = (report::since(run, at), probe_state(run, probe));
+                news.push((at, format!("{since:>8}  Probe     {}: {state}: {saw}{margin}", probe.name)));
             }
         }
-        lines
+        news.sort_by_key(|(at, _)| *at);
+        news.into_iter().map(|(_, line)| line).collect()
     }
 }
 

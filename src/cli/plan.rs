@@ -48,7 +48,7 @@ fn tell(spec: &crate::api::GameDaySpec, plan: &Admitted, seen: &Observation) -> 
     let mut lines = vec![
         format!("  hypothesis    {}", spec.hypothesis),
         format!(
-            "  blast radius  {} targets at once, {} of the candidates, held at most {}",
+            "  blast radius  at most {} at once, {} of the candidates, held at most {}",
             radius.targets, radius.percent, radius.hold
         ),
         match spec.seed {
