@@ -1,5 +1,7 @@
 //! Game days on Kubernetes. The modules, in reading order; `ARCHITECTURE.md` beside this file is the one page.
 
 pub mod api;
+pub mod cluster;
 pub mod engine;
+pub mod operator;
 pub mod turn;
