@@ -17,6 +17,9 @@ pub mod select;
 pub mod steady;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
