@@ -26,6 +26,11 @@ const TRIES: usize = 5;
 /// Does one thing.
 pub async fn perform(client: &Client, run: &RunId, action: &Action) -> Outcome {
     let Action { experiment: _, target, what, latest_end: _ } = action;
+    act(client, run, target, what).await
+}
+
+/// The same without an experiment: for the sweep.
+pub async fn act(client: &Client, run: &RunId, target: &TargetId, what: &What) -> Outcome {
     let done = match what {
         What::Kill { grace_period } => kill(client, run, target, *grace_period).await,
         What::Evict => evict(client, run, target).await,
@@ -67,8 +72,8 @@ async fn evict(client: &Client, run: &RunId, target: &TargetId) -> Result<Outcom
         }),
     };
     let pods = objects::pods(client, &run.namespace);
-    let asked = pods.create_subresource::<_, Status>("eviction", &target.name, &PostParams::default(), &eviction);
-    match ask(asked).await {
+    let params = PostParams::default();
+    match ask(pods.create_subresource::<_, Status>("eviction", &target.name, &params, &eviction)).await {
         Ok(_) => Ok(Outcome::Done),
         Err(Error::Refused(status)) if names_a_budget(&status) => Ok(Outcome::Refused(Error::Refused(status).in_words())),
         Err(error) => gone_or(client, run, target, error).await,

@@ -75,18 +75,23 @@ pub struct Held {
     lease: Lease,
 }
 
-/// Waits until this process leads.
-pub async fn lead(client: &Client, namespace: &str, identity: &str) -> Held {
+/// Waits until this process leads. `watching` is called as soon as the lease has been looked for.
+pub async fn lead(client: &Client, namespace: &str, identity: &str, watching: impl Fn()) -> Held {
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let (seen, mut news) = watch::channel(Seen::NotYet);
     let config = kube::runtime::watcher::Config::default().fields(&format!("metadata.name={LEASE}"));
-    let watching = follow(api.clone(), config, "lease", |change| {
+    let following = follow(api.clone(), config, "lease", |change| {
         let now = Instant::now();
         let new = match change {
             Change::Is(lease) => Seen::Is(Box::new(lease), now),
             Change::Gone(_) => Seen::Nothing,
-            Change::Only(uids) if uids.is_empty() => Seen::Nothing,
-            Change::Only(_) => return,
+            Change::Only(uids) => {
+                watching();
+                if !uids.is_empty() {
+                    return;
+                }
+                Seen::Nothing
+            }
         };
         seen.send_replace(new);
     });
@@ -121,7 +126,7 @@ pub async fn lead(client: &Client, namespace: &str, identity: &str) -> Held {
     };
     tokio::select! {
         held = standing_by => held,
-        () = watching => unreachable!("a watch is followed until it is dropped"),
+        () = following => unreachable!("a watch is followed until it is dropped"),
     }
 }
 

@@ -70,6 +70,7 @@ pub trait Surroundings: Send + Sync {
 
 /// The World of one run.
 pub struct ClusterWorld<S> {
+    id: RunId,
     client: Client,
     leader: Leader,
     clock: Clock,
@@ -101,7 +102,7 @@ impl<S: Surroundings> ClusterWorld<S> {
             let gone = Gone::new(client, &run.id, changed);
             Sight { inventory, permissions, gone }
         });
-        ClusterWorld { client: client.clone(), leader: leader.clone(), clock, sight, surroundings }
+        ClusterWorld { id: run.id.clone(), client: client.clone(), leader: leader.clone(), clock, sight, surroundings }
     }
 
     /// Whether everything that a first decision needs has been seen.
@@ -125,8 +126,8 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         self.clock.now()
     }
 
-    async fn load(&self, id: &RunId) -> Result<Option<Loaded>, Trouble> {
-        record::load(&self.client, id).await
+    async fn load(&self) -> Result<Option<Loaded>, Trouble> {
+        record::load(&self.client, &self.id).await
     }
 
     async fn observe(&self, run: &Run) -> Result<Observation, Trouble> {

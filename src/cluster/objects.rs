@@ -1,5 +1,7 @@
 //! What is read of the cluster's objects, and nothing more: two thousand pods must not fill the memory.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::{apps, core};
 use kube::api::{Api, ApiResource, Object};
 use kube::{Client, ResourceExt};
@@ -41,6 +43,19 @@ pub struct NodeSpec {
 #[derive(Clone, Debug, Deserialize)]
 pub struct WorkloadSpec {
     replicas: Option<i32>,
+    template: Template,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Template {
+    #[serde(default)]
+    metadata: TemplateMetadata,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct TemplateMetadata {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -103,6 +118,7 @@ pub fn workload_seen(workload: &Workload) -> WorkloadSeen {
         replicas: replicas(workload),
         observed,
         ready,
+        pod_labels: workload.spec.template.metadata.labels.clone(),
         held_by: workload.labels().get(LABEL_HELD_BY).cloned(),
     }
 }

@@ -74,17 +74,16 @@ impl Permissions {
             let question = review(&permission, &self.namespace, &self.service_account);
             let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
             let (answers, changed) = (Arc::clone(&self.answers), Arc::clone(&self.changed));
-            let denied = format!(
-                "serviceaccount {} may not {permission} in {}",
-                self.service_account,
-                if permission.namespaced { format!("namespace {}", self.namespace) } else { "the cluster".to_owned() },
-            );
             tokio::spawn(async move {
                 let asked = match ask(api.create(&PostParams::default(), &question)).await {
                     Ok(SubjectAccessReview { status: Some(status), .. }) if status.allowed => {
                         Asked::Answered(Instant::now(), Answer::Allowed)
                     }
-                    Ok(_) => Asked::Answered(Instant::now(), Answer::Denied(denied)),
+                    // What the authorizer adds; often nothing.
+                    Ok(review) => {
+                        let why = review.status.and_then(|status| status.reason).unwrap_or_default();
+                        Asked::Answered(Instant::now(), Answer::Denied(why))
+                    }
                     Err(error) => {
                         tracing::warn!(%permission, %error, "the API server did not say whether this is allowed");
                         Asked::Unanswered(Instant::now())
