@@ -48,7 +48,7 @@ impl Inventory {
     /// Starts to watch what this plan needs. `changed` is notified on every change.
     pub fn start(client: &Client, namespace: &str, plan: &Plan, changed: &Arc<Notify>) -> Self {
         let mut selectors: Vec<&Selector> = Vec::new();
-        let mut workloads: Vec<WorkloadRef> = plan.steady_state.iter().filter_map(|probe| probe.workload.clone()).collect();
+        let mut workloads: Vec<WorkloadRef> = Vec::new();
         let mut touches_nodes = false;
         for planned in &plan.experiments {
             match &planned.candidates {

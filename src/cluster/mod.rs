@@ -21,7 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind};
+use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
 use crate::engine::{Action, Observation, Outcome, Pulled, Run, RunId, Track};
 use crate::turn::{Loaded, RecordError, Trouble, World};
 
@@ -176,6 +176,15 @@ impl<S: Surroundings> World for ClusterWorld<S> {
     fn tell(&self, run: &Run, entries: &[Entry]) {
         self.surroundings.tell(run, entries);
     }
+}
+
+/// A workload's replicas, asked for and ready, by a read of its own. `None`: it does not exist.
+///
+/// # Errors
+/// The API server did not answer.
+pub async fn read_replicas(client: &Client, namespace: &str, workload: &WorkloadRef) -> Result<Option<(i32, i32)>, client::Error> {
+    let found = client::ask(objects::workloads(client, namespace, workload.kind).get_opt(&workload.name)).await?;
+    Ok(found.map(|found| objects::workload_seen(&found)).map(|seen| (seen.replicas, seen.ready)))
 }
 
 /// Whether an injection may be near. At other times nobody is asked: a question a second for as long as a fault

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::api::{Entry, GameDayRun, GameDayRunStatus, RunPhase, Stop};
-use crate::cluster::{ClusterWorld, Inventory, Surroundings, record};
+use crate::cluster::{ClusterWorld, Inventory, Surroundings, read_replicas, record};
 use crate::engine::{Pulled, Run, Track};
+use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
 use crate::turn::{Loaded, Next, Trouble, Turn, World};
 
 use super::desk::{Desk, SeenRun, lock};
@@ -50,7 +52,7 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     let run = &loaded.run;
     let plan = run.plan.as_ref().ok();
     let inventory = plan.map(|plan| Arc::new(Inventory::start(&desk.client, &run.id.namespace, plan, &seen.changed)));
-    let around = Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default() };
+    let around = Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default(), samplers: samplers(desk, seen, run) };
     let world = ClusterWorld::start(&desk.client, &desk.leader, desk.clock, run, inventory, around, &seen.changed);
     if run.status.phase == RunPhase::Waiting {
         first_look(&world, run, &seen.changed).await;
@@ -98,6 +100,35 @@ async fn place(desk: &Desk, seen: &SeenRun, status: &GameDayRunStatus) -> Option
     (!seen.is_deleted()).then(|| place.ok())
 }
 
+/// Begins to watch the steady state. Fewer than there are probes, where one cannot be: then the run is blind,
+/// and says so.
+fn samplers(desk: &Desk, seen: &SeenRun, run: &Run) -> Vec<Sampler> {
+    let Ok(plan) = &run.plan else { return Vec::new() };
+    let clock = desk.clock;
+    let clock: Clock = Arc::new(move || clock.now());
+    let (client, namespace) = (desk.client.clone(), run.id.namespace.clone());
+    // Read anew each time: a watch that is broken would go on showing what it saw last.
+    let read: ReadWorkload = Arc::new(move |workload| {
+        let (client, namespace) = (client.clone(), namespace.clone());
+        async move {
+            let found = read_replicas(&client, &namespace, &workload).await.map_err(|error| error.to_string())?;
+            Ok(found.map(|(asked_for, ready)| Replicas { asked_for, ready }))
+        }
+        .boxed()
+    });
+    let mut samplers = Vec::new();
+    for probe in &plan.steady_state {
+        let recorded = run.status.probes.iter().find(|recorded| recorded.name == probe.name);
+        match Prober::new(probe, &read) {
+            Ok(prober) => samplers.push(Sampler::start(prober, recorded, Arc::clone(&clock), Arc::clone(&seen.changed))),
+            Err(error) => {
+                tracing::error!(run = run.id.name, namespace = run.id.namespace, probe = probe.name, error, "this cannot be probed");
+            }
+        }
+    }
+    samplers
+}
+
 async fn first_look(world: &ClusterWorld<Around>, run: &Run, changed: &Notify) {
     let looking = async {
         while !world.is_ready(run) {
@@ -113,6 +144,8 @@ struct Around {
     desk: Arc<Desk>,
     seen: Arc<SeenRun>,
     told: Mutex<Told>,
+    /// In the order of the spec.
+    samplers: Vec<Sampler>,
 }
 
 impl Surroundings for Around {
@@ -129,7 +162,7 @@ impl Surroundings for Around {
     }
 
     fn probes(&self) -> Vec<Track> {
-        Vec::new()
+        self.samplers.iter().map(Sampler::track).collect()
     }
 
     fn tell(&self, run: &Run, entries: &[Entry]) {
@@ -162,7 +195,7 @@ impl Counted {
     fn new(desk: &Arc<Desk>, status: &GameDayRunStatus) -> Self {
         desk.metrics.runs_active.inc();
         let finished = status.phase == RunPhase::Finished;
-        Counted { desk: Arc::clone(desk), in_force: 0, samples: samples(status), finished }
+        Counted { desk: Arc::clone(desk), in_force: 0, samples: sample_counts(status), finished }
     }
 
     fn look(&mut self, status: &GameDayRunStatus) {
@@ -171,7 +204,7 @@ impl Counted {
         let in_force = i64::try_from(targets.filter(|target| target.clean.is_none()).count()).unwrap_or(i64::MAX);
         metrics.faults_in_force.inc_by(in_force - self.in_force);
         self.in_force = in_force;
-        let now = samples(status);
+        let now = sample_counts(status);
         for (result, (now, before)) in ["good", "bad", "blind"].into_iter().zip(now.into_iter().zip(self.samples)) {
             metrics.samples(result, u64::try_from(now - before).unwrap_or(0));
         }
@@ -187,7 +220,7 @@ impl Counted {
 }
 
 /// Good, bad and blind samples of all probes.
-fn samples(status: &GameDayRunStatus) -> [i64; 3] {
+fn sample_counts(status: &GameDayRunStatus) -> [i64; 3] {
     status.probes.iter().fold([0; 3], |[good, bad, blind], probe| {
         [good + probe.samples - probe.bad - probe.blind, bad + probe.bad, blind + probe.blind]
     })
