@@ -50,10 +50,14 @@ impl Host {
         // A task of its own, so that the permit is held as long as the thread, not as long as the sample.
         let lookup = tokio::spawn(async move {
             let _permit = permit;
-            tokio::net::lookup_host(asked).await.map(Vec::from_iter)
+            let found = tokio::net::lookup_host(asked).await.map(Vec::from_iter);
+            // A resolver without a socket says that there is no such name.
+            if found.is_err() {
+                std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+            }
+            found
         });
         match lookup.await.map_err(|why| gave_up(&why))? {
-            Ok(addresses) if addresses.is_empty() => Err(NoAnswer::Theirs("name does not resolve".to_owned())),
             Ok(addresses) => Ok(addresses),
             // The resolver's own refusals carry no error number; what carries one happened on this machine.
             Err(error) if error.raw_os_error().is_some() => Err(NoAnswer::Ours(format!("this machine could not ask: {error}"))),

@@ -2,6 +2,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::*;
 use crate::api::{Expect, Percent, ReadyAtLeast, WorkloadKind, WorkloadRef};
@@ -34,6 +35,13 @@ pub(super) fn no_workloads() -> ReadWorkload {
 
 pub(super) fn now() -> Timestamp {
     Timestamp::UNIX_EPOCH
+}
+
+/// What a server is asked.
+pub(super) async fn request(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut request = vec![0; 4_096];
+    let length = stream.read(&mut request).await.unwrap();
+    String::from_utf8_lossy(&request[..length]).into_owned()
 }
 
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
@@ -134,7 +142,7 @@ async fn a_connection_is_opened_and_closed_again() {
     assert!(matches!(&sample.seen, Seen::Good(said) if said.starts_with("connected in ")), "{sample:?}");
     assert!(sample.margin.is_some_and(|margin| margin.left < 5_000.0));
     let (mut stream, _) = listener.accept().await.unwrap();
-    let read = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 8]).await.unwrap();
+    let read = stream.read(&mut [0; 8]).await.unwrap();
     assert_eq!(read, 0, "closed");
 
     drop(listener);

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::probe::tests::{bad, blind, good, now, within};
+use crate::probe::tests::{bad, blind, good, now, request, within};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -37,7 +37,7 @@ async fn says(wait: Duration, words: impl Into<Vec<u8>>) -> String {
     serve(move |mut stream| {
         let words = words.clone();
         async move {
-            stream.read(&mut [0; 4_096]).await.unwrap();
+            request(&mut stream).await;
             tokio::time::sleep(wait.as_std()).await;
             // The probe may have read enough and gone.
             let _: io::Result<()> = stream.write_all(&words).await;
@@ -128,16 +128,14 @@ async fn each_sample_is_a_request_on_a_connection_of_its_own() {
     for _ in 0..2 {
         let answer = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 4_096];
-            let length = stream.read(&mut request).await.unwrap();
+            let asked = request(&mut stream).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
-            request.truncate(length);
-            String::from_utf8(request).unwrap()
+            asked
         };
-        let (sample, request) = tokio::join!(sample(&target, &expect, LONG, now()), answer);
+        let (sample, asked) = tokio::join!(sample(&target, &expect, LONG, now()), answer);
         assert!(starts(&sample.seen, "200 in "), "{sample:?}");
         assert_eq!(
-            request,
+            asked,
             format!(
                 "GET /healthz?deep=1 HTTP/1.1\r\nhost: {address}\r\nuser-agent: gameday/{}\r\naccept: */*\r\nconnection: close\r\n\r\n",
                 env!("CARGO_PKG_VERSION")
@@ -168,7 +166,7 @@ async fn a_body_must_contain_its_text_within_the_first_mebibyte() {
     let ok = Expect { body: Some("ok".to_owned()), ..Expect::default() };
     // Without a length: it ends where the connection does, and the text lies across two pieces.
     let url = serve(|mut stream| async move {
-        stream.read(&mut [0; 4_096]).await.unwrap();
+        request(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nall o").await.unwrap();
         stream.flush().await.unwrap();
         tokio::time::sleep(ms(20).as_std()).await;
@@ -192,7 +190,7 @@ async fn a_body_must_contain_its_text_within_the_first_mebibyte() {
 #[tokio::test]
 async fn a_body_that_never_ends_is_bad_at_the_timeout() {
     let url = serve(|mut stream| async move {
-        stream.read(&mut [0; 4_096]).await.unwrap();
+        request(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         // Until the probe has gone.
         while stream.write_all(b"x").await.is_ok() {
@@ -281,7 +279,7 @@ async fn says_in_tls(words: &'static [u8]) -> String {
         async move {
             // A client that does not trust the certificate has gone.
             let Ok(mut stream) = acceptor.accept(stream).await else { return };
-            stream.read(&mut [0; 4_096]).await.unwrap();
+            request(&mut stream).await;
             stream.write_all(words).await.unwrap();
             stream.shutdown().await.unwrap();
         }

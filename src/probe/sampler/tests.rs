@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::probe::tests::{bad, good, no_workloads, now, probe};
+use crate::probe::tests::{bad, good, no_workloads, now, probe, request};
 
 fn every(every_ms: u64, timeout_ms: u64) -> Probe {
     let mut probe = probe("http://shop");
@@ -128,7 +128,7 @@ async fn a_slow_bad_answer_comes_before_the_good_ones_that_overtook_it() {
         let _silent = listener.accept().await.unwrap();
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read(&mut [0; 1_024]).await.unwrap();
+            request(&mut stream).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         }
     });
