@@ -4,4 +4,5 @@ pub mod api;
 pub mod cluster;
 pub mod engine;
 pub mod operator;
+pub mod probe;
 pub mod turn;

@@ -11,6 +11,10 @@ use kube::runtime::WatchStreamExt;
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+/// A watch is taken up again so often, which costs a request. A connection that died in silence is noticed five
+/// seconds after that.
+const WATCH_SECONDS: u32 = 60;
+
 /// What a watch says. The first list ends with the first [`Change::Only`].
 pub enum Change<K> {
     Is(K),
@@ -25,7 +29,7 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut listed = HashSet::new();
-    let mut events = std::pin::pin!(watcher(api, config).backoff(Again::default()));
+    let mut events = std::pin::pin!(watcher(api, config.timeout(WATCH_SECONDS)).backoff(Again::default()));
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),

@@ -38,7 +38,7 @@ const CONFIRMING: usize = 32;
 const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
 
 /// Time that never goes backwards, and starts with the wall clock: a clock that is set does not change how long
-/// a fault is held.
+/// a fault is held. In whole milliseconds: a record is read by people.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     wall: Timestamp,
@@ -52,7 +52,8 @@ impl Clock {
 
     pub fn now(&self) -> Timestamp {
         let since = SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::MAX);
-        self.wall.checked_add(since).unwrap_or(Timestamp::MAX)
+        let now = self.wall.checked_add(since).unwrap_or(Timestamp::MAX);
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 }
 
@@ -112,8 +113,14 @@ impl<S: Surroundings> ClusterWorld<S> {
         sight.inventory.is_synced() && sight.permissions.answers().len() >= wanted
     }
 
-    pub fn surroundings(&self) -> &S {
-        &self.surroundings
+    /// Asks for permissions that the next turn may need. Also between turns: a turn that has just come to need
+    /// them would otherwise wait until its next.
+    pub fn ask_ahead(&self, run: &Run) {
+        if let (Some(sight), Ok(plan)) = (&self.sight, &run.plan)
+            && needs_permission(run)
+        {
+            sight.permissions.ask(plan.permissions());
+        }
     }
 
     fn lead(&self) -> Result<(), Trouble> {
@@ -148,11 +155,7 @@ impl<S: Surroundings> World for ClusterWorld<S> {
             let there: BTreeSet<&str> = stock.pods.iter().map(|pod| pod.uid.as_str()).collect();
             seen.gone = sight.gone.of(&run.status, &there);
         }
-        if let Ok(plan) = &run.plan
-            && needs_permission(run)
-        {
-            sight.permissions.ask(plan.permissions());
-        }
+        self.ask_ahead(run);
         seen.permissions = sight.permissions.answers();
         seen.synced = stock.synced;
         seen.pods = stock.pods;

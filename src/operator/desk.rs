@@ -68,13 +68,17 @@ impl SeenRun {
         lock(&self.now).clone()
     }
 
+    /// The uid of the game day that owns it.
+    pub fn owner_uid(&self) -> Option<&str> {
+        self.owner.as_ref()?.uid.as_deref()
+    }
+
     pub fn is_deleted(&self) -> bool {
         lock(&self.now).deleted
     }
 }
 
 impl Desk {
-    #[allow(clippy::too_many_arguments)]
     pub fn new(
         client: Client,
         leader: Leader,
@@ -104,10 +108,13 @@ impl Desk {
         Pulled::over(lock(&self.cords).values(), namespace)
     }
 
-    /// The runs of a game day, the oldest first.
-    pub fn runs_of(&self, namespace: &str, game_day: &str) -> Vec<Arc<SeenRun>> {
+    /// The runs of a game day, the oldest first: those that it owns, and those of its name that nobody owns.
+    pub fn runs_of(&self, namespace: &str, game_day: &str, uid: &str) -> Vec<Arc<SeenRun>> {
         let runs = lock(&self.runs);
-        let of = |run: &&Arc<SeenRun>| run.id.namespace == namespace && run.game_day == game_day;
+        let of = |run: &&Arc<SeenRun>| match run.owner_uid() {
+            Some(owner) => owner == uid,
+            None => run.id.namespace == namespace && run.game_day == game_day,
+        };
         let mut found: Vec<Arc<SeenRun>> = runs.values().filter(of).cloned().collect();
         found.sort_by(|a, b| (a.created, &a.id.name).cmp(&(b.created, &b.id.name)));
         found
@@ -195,16 +202,23 @@ impl Desk {
 
     fn run_gone(&self, uid: &str) {
         let Some(run) = lock(&self.runs).remove(uid) else { return };
-        lock(&run.now).deleted = true;
+        let mut now = lock(&run.now);
+        now.deleted = true;
+        let finished = now.finished;
+        drop(now);
         run.changed.notify_one();
         self.board.touch(&run.id.namespace, &run.game_day);
-        self.litter.notify_one();
+        // A finished run was read back clean, or the sweep has been at it ever since.
+        if !finished {
+            self.litter.notify_one();
+        }
     }
 
     /// A run's task has ended.
     pub fn left(&self, run: &SeenRun) {
-        lock(&run.now).tended = false;
-        if run.is_deleted() {
+        let mut now = lock(&run.now);
+        now.tended = false;
+        if now.deleted {
             self.litter.notify_one();
         }
     }

@@ -153,7 +153,8 @@ async fn try_to_tend(desk: &Desk, game_day: &GameDay, name: &str, namespace: &st
         return Ok(None);
     }
     let now = Timestamp::now();
-    let runs = desk.runs_of(namespace, name);
+    let uid = game_day.uid().unwrap_or_default();
+    let runs = desk.runs_of(namespace, name, &uid);
     let before = game_day.status.clone().unwrap_or_default();
     let mut status = GameDayStatus { observed_generation: game_day.metadata.generation, ..before.clone() };
     let admitted = admit::admit(&game_day.spec).map(drop).map_err(|problems| problems.to_string());
@@ -161,7 +162,6 @@ async fn try_to_tend(desk: &Desk, game_day: &GameDay, name: &str, namespace: &st
     accept(&mut status, admitted, now);
 
     let mut wake = None;
-    let uid = game_day.uid().unwrap_or_default();
     let started = desk.board.started(&uid, &runs);
     let under_way = runs.iter().rev().find(|run| !run.now().finished);
     let active = started.clone().or_else(|| under_way.map(|run| run.id.name.clone()));
@@ -194,7 +194,7 @@ async fn try_to_tend(desk: &Desk, game_day: &GameDay, name: &str, namespace: &st
         }
         wake = decision.wake;
         decided(&mut status, decision, game_day.spec.suspend);
-    } else if !game_day.spec.suspend && before.last_run.is_none() && runs.is_empty() {
+    } else if !game_day.spec.suspend && before.last_run.is_none() && !runs.iter().any(|run| run.owner_uid() == Some(&uid)) {
         let run = once_name(game_day, name);
         start(desk, game_day, &run, None).await?;
         desk.board.has_started(&uid, &run);

@@ -19,6 +19,8 @@ use super::events::Told;
 /// never longer than an abort may take.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_LONGEST: Duration = Duration::from_secs(2);
+/// Turns one after the other without a pause: more means that its writes fail again and again.
+const AT_ONCE_MAX: u32 = 8;
 /// A run that has not touched anything waits so long for its first lists and answers, so that its first turn
 /// can decide. Without them it starts all the same, and says what it waits for.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
@@ -28,10 +30,32 @@ pub fn begin(desk: &Arc<Desk>, seen: &Arc<SeenRun>, object: GameDayRun) {
     let Some(busy) = lock(&desk.busy).clone() else { return };
     let (desk, seen) = (Arc::clone(desk), Arc::clone(seen));
     tokio::spawn(async move {
-        go(&desk, &seen, record::loaded(object)).await;
+        let mut loaded = Some(record::loaded(object));
+        while let Some(at_hand) = loaded.take() {
+            let going = {
+                let (desk, seen) = (Arc::clone(&desk), Arc::clone(&seen));
+                tokio::spawn(async move { go(&desk, &seen, at_hand).await })
+            };
+            let Err(error) = going.await else { break };
+            // A bug of ours must not leave a fault in force: the run is taken up from its record.
+            tracing::error!(run = seen.id.name, namespace = seen.id.namespace, %error, "a run's task broke; it is taken up again");
+            loaded = load_again(&desk, &seen).await;
+        }
         desk.left(&seen);
         drop(busy);
     });
+}
+
+/// The run as it is recorded, soon. `None`: it is gone, or not this process's any more.
+async fn load_again(desk: &Desk, seen: &SeenRun) -> Option<Loaded> {
+    while desk.leader.is_valid() && !*desk.stopping.borrow() {
+        tokio::time::sleep(AGAIN_LONGEST).await;
+        match record::load(&desk.client, &seen.id).await {
+            Ok(loaded) => return loaded,
+            Err(error) => tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, %error, "no answer; asked again soon"),
+        }
+    }
+    None
 }
 
 async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
@@ -59,16 +83,27 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     }
     let mut turn = Turn::new(loaded);
     let mut again = AGAIN;
+    let mut at_once = 0;
     loop {
         let began = Instant::now();
         let taken = turn.take(&world).await;
         desk.metrics.turn.observe(began.elapsed().as_secs_f64());
         counted.look(&turn.run().status);
+        world.ask_ahead(turn.run());
         let (pause, may_wake) = match taken {
             Ok(Next::Over) => return,
             Ok(Next::At(at)) => {
-                again = AGAIN;
-                (Duration::try_from(at.duration_since(world.now())).unwrap_or(Duration::ZERO), true)
+                let pause = Duration::try_from(at.duration_since(world.now())).unwrap_or(Duration::ZERO);
+                at_once = if pause == Duration::ZERO { at_once + 1 } else { 0 };
+                if at_once > AT_ONCE_MAX {
+                    tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, "its record is not written again and again; slower now");
+                    let pause = again;
+                    again = (again * 2).min(AGAIN_LONGEST);
+                    (pause, false)
+                } else {
+                    again = AGAIN;
+                    (pause, true)
+                }
             }
             Err(Trouble::NotLeading) => return,
             Err(Trouble::NoAnswer(error)) => {
