@@ -2,7 +2,10 @@
 
 pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod engine;
+pub mod operator;
+pub mod probe;
 pub mod rehearsal;
 pub mod report;
 pub mod turn;
