@@ -15,7 +15,7 @@ const THREADS: usize = 2;
 #[derive(Debug, Args)]
 pub struct Operator {
     /// Who this is, in the Lease
-    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value = "gameday")]
+    #[arg(long, env = "POD_NAME", hide_env_values = true, value_name = "NAME", default_value = "gameday")]
     identity: String,
     /// Where /metrics, /healthz and /readyz are answered
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
