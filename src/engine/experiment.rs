@@ -458,6 +458,14 @@ fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, inde
 fn look_clean(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, since: Timestamp, out: &mut Out) {
     for target in status.targets.iter_mut().filter(|target| target.clean.is_none()) {
         let settled = settled(cx, target, since);
+        // A pod that goes after all is missing until it is replaced, and counts in the blast radius.
+        if target.bite.is_none()
+            && fault::revert(&planned.kind, target).is_none()
+            && let Bite::Yes(what) = fault::bite(&planned.kind, target, &cx.run.id.uid, cx.seen)
+        {
+            say_of(cx, &planned.name, target, EntryKind::Bite, format!("late: {what}"), out);
+            target.bite = Some(Proof { at: cx.now, what });
+        }
         if let Some(what) = fault::clean(&planned.kind, target, &cx.run.id.uid, cx.seen, settled) {
             target.problem = None;
             target.clean = Some(Proof { at: cx.now, what });

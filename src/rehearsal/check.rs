@@ -174,7 +174,7 @@ impl Witness {
         };
         let target = &action.target;
         self.was_recorded(now, action, recorded);
-        if now > action.latest_end {
+        if now > action.latest_end + LATE.as_signed() {
             let late = Duration::between(action.latest_end, now);
             self.violated(now, "P1", format!("{target} was hit {late} after the latest end that its order names"));
         }
@@ -196,6 +196,8 @@ impl Witness {
             (What::Cordon, _) => WoundKind::Cordoned(target.name.clone()),
             (What::Kill { .. } | What::Evict | What::Unscale { .. } | What::Uncordon, _) => WoundKind::Lost,
         };
+        // An object that is held again is held once.
+        self.wounds.retain(|wound| wound.uid != target.uid);
         self.wounds.push(Wound { experiment: index, kind, uid: target.uid.clone() });
         self.is_within(&plan, index, cluster);
     }
@@ -296,13 +298,17 @@ impl Witness {
             wrong.push("without probe evidence before, during and after".to_owned());
         }
         for target in &status.targets {
-            let Some(wound) = self.wounds.iter().rev().find(|wound| wound.uid == target.uid) else {
+            let Some(wound) = self.wounds.iter().find(|wound| wound.uid == target.uid) else {
                 // A pod may be gone by somebody else's hand; anything else was never done.
                 if target.undo.is_some() {
                     wrong.push(format!("though {} was never hit", target.name));
                 }
                 continue;
             };
+            if plan.experiments[wound.experiment].name != *name {
+                // Another experiment holds it by now.
+                continue;
+            }
             let left = match wound.kind {
                 WoundKind::Lost => cluster.pods.contains_key(&target.uid),
                 WoundKind::Scaled(_) | WoundKind::Cordoned(_) => self.weight(wound, cluster) > 0,
