@@ -260,6 +260,9 @@ pub struct TargetStatus {
     pub latest_end: Timestamp,
     /// How many pods it takes away, for the blast radius.
     pub weight: i32,
+    /// The experiments, by number, whose candidates it is among: their percentages count it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<i32>,
     /// What brings it back. Absent where there is nothing to bring back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Undo>,

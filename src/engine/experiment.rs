@@ -1,1 +1,534 @@
+//! One experiment's way through its phases. Nothing is touched before Injecting, and anything not known to be
+//! clean is Reverting, whatever ended it.
 
+use jiff::Timestamp;
+
+use crate::api::{
+    Duration, Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRunStatus, OnBreach, Probe, Proof, TargetStatus,
+    Verdict,
+};
+
+use super::admit::{Plan, Planned};
+use super::fault::{self, Bite};
+use super::guard::{self, Chosen};
+use super::{Action, Answer, Observation, Outcome, Performed, Run, Track, limits, verdict};
+
+/// What does not change during a step.
+pub(super) struct Context<'a> {
+    pub run: &'a Run,
+    pub plan: &'a Plan,
+    pub seen: &'a Observation,
+    pub now: Timestamp,
+}
+
+impl<'a> Context<'a> {
+    fn probes(&self) -> impl Iterator<Item = (&'a Probe, &'a Track)> {
+        self.plan.steady_state.iter().zip(&self.seen.probes)
+    }
+
+    /// Whether every probe of the spec is watched at all, and has given a sample at or after this moment.
+    fn all_seen_since(&self, since: Timestamp) -> bool {
+        self.seen.probes.len() == self.plan.steady_state.len()
+            && self.probes().all(|(_, track)| track.last_seen().is_some_and(|last| last >= since))
+    }
+
+    fn patience(&self) -> Duration {
+        self.plan.steady_state.iter().map(Probe::patience).max().unwrap_or(Duration::ZERO)
+    }
+}
+
+/// What a step collects.
+#[derive(Default)]
+pub(super) struct Out {
+    pub entries: Vec<Entry>,
+    pub actions: Vec<Action>,
+    pub urgent: bool,
+    pub wake: Option<Timestamp>,
+}
+
+impl Out {
+    pub fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+}
+
+/// Moves one experiment on. Returns whether its phase changed: then it, and others, may move further at once.
+pub(super) fn advance(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) -> bool {
+    let planned = &cx.plan.experiments[index];
+    let before = state.experiments[index].phase;
+    match before {
+        ExperimentPhase::Pending => pending(cx, planned, state, index, out),
+        ExperimentPhase::Baseline => baseline(cx, state, index, out),
+        ExperimentPhase::Arming => arming(cx, planned, state, index, out),
+        ExperimentPhase::Injecting | ExperimentPhase::Holding => in_force(cx, planned, state, index, out),
+        ExperimentPhase::Reverting => reverting(cx, planned, state, index, out),
+        ExperimentPhase::Recovering => recovering(cx, state, index, out),
+        ExperimentPhase::Judged => {}
+    }
+    state.experiments[index].phase != before
+}
+
+fn enter(cx: &Context, status: &mut ExperimentStatus, phase: ExperimentPhase, out: &mut Out) {
+    status.phase = phase;
+    status.since = Some(cx.now);
+    out.urgent = true;
+}
+
+fn say(cx: &Context, status: &ExperimentStatus, kind: EntryKind, text: impl Into<String>, out: &mut Out) {
+    out.entries.push(Entry { at: cx.now, kind, experiment: Some(status.name.clone()), target: None, text: text.into() });
+}
+
+fn say_of(cx: &Context, experiment: &str, target: &TargetStatus, kind: EntryKind, text: impl Into<String>, out: &mut Out) {
+    let target = Some(fault::id(target).to_string());
+    out.entries.push(Entry { at: cx.now, kind, experiment: Some(experiment.to_owned()), target, text: text.into() });
+}
+
+fn close(cx: &Context, status: &mut ExperimentStatus, verdict: Verdict, why: String, out: &mut Out) {
+    say(cx, status, EntryKind::Judged, format!("{verdict}: {why}"), out);
+    status.verdict = Some(verdict);
+    status.why = Some(why);
+    enter(cx, status, ExperimentPhase::Judged, out);
+}
+
+/// Nothing was touched: why this experiment ends before it began.
+fn end_untouched(cx: &Context, status: &mut ExperimentStatus, why: String, out: &mut Out) {
+    close(cx, status, Verdict::Inconclusive, format!("nothing was touched: {why}"), out);
+}
+
+fn pending(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    let ready = planned.after.iter().all(|before| state.experiments[*before].phase == ExperimentPhase::Judged);
+    let cut = state.cut.clone();
+    let status = &mut state.experiments[index];
+    match cut {
+        Some(why) => end_untouched(cx, status, why, out),
+        None if ready => {
+            enter(cx, status, ExperimentPhase::Baseline, out);
+            say(cx, status, EntryKind::Phase, format!("baseline: steady for {}, or nothing is injected", cx.plan.baseline), out);
+        }
+        None => {}
+    }
+}
+
+/// What speaks against touching anything, before and while arming.
+fn unsteady(cx: &Context) -> Option<String> {
+    let bad = cx.probes().find(|(probe, track)| track.breach(probe).is_some());
+    bad.map(|(probe, track)| format!("the steady state is not met before the fault: {}: {}", probe.name, track.said()))
+}
+
+fn baseline(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    let cut = state.cut.clone();
+    let status = &mut state.experiments[index];
+    if let Some(why) = cut.or_else(|| unsteady(cx)) {
+        return end_untouched(cx, status, why, out);
+    }
+    let since = status.since.unwrap_or(cx.now);
+    let length = cx.plan.baseline;
+    let fresh = cx.now - cx.patience().as_signed();
+    let steady = |track: &Track| {
+        length == Duration::ZERO
+            || (track.last_seen().is_some_and(|last| last >= fresh)
+                && track.good_since().is_some_and(|since| cx.now.duration_since(since) >= length.as_signed()))
+    };
+    let watched = cx.seen.probes.len() == cx.plan.steady_state.len();
+    if watched && cx.probes().all(|(_, track)| steady(track)) {
+        status.saw.before = cx.probes().all(|(_, track)| track.last_seen().is_some_and(|last| last >= fresh));
+        return enter(cx, status, ExperimentPhase::Arming, out);
+    }
+    let deadline = since + length.saturating_mul(2).saturating_add(cx.patience()).as_signed();
+    if cx.now >= deadline {
+        let worst = cx.probes().find(|(_, track)| !steady(track));
+        let saw =
+            worst.map_or("the probes were not watched".to_owned(), |(probe, track)| format!("{}: {}", probe.name, track.said()));
+        return end_untouched(cx, status, format!("the steady state did not hold for {length}: {saw}"), out);
+    }
+    out.wake_at(deadline);
+    for (_, track) in cx.probes() {
+        if let Some(since) = track.good_since()
+            && since + length.as_signed() > cx.now
+        {
+            out.wake_at(since + length.as_signed());
+        }
+    }
+}
+
+fn arming(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    if let Some(why) = state.cut.clone().or_else(|| unsteady(cx)) {
+        return end_untouched(cx, &mut state.experiments[index], why, out);
+    }
+    let waits = match arm(cx, planned, state, index) {
+        Armed::Chosen(chosen, candidates, sum) => return inject(cx, planned, state, index, (chosen, candidates, sum), out),
+        Armed::Refused(why) => {
+            let status = &mut state.experiments[index];
+            say(cx, status, EntryKind::Refused, why.clone(), out);
+            return end_untouched(cx, status, format!("refused: {why}"), out);
+        }
+        Armed::Wait(why) => why,
+    };
+    let status = &mut state.experiments[index];
+    let deadline = status.since.unwrap_or(cx.now) + limits::ARMING.as_signed();
+    if cx.now >= deadline {
+        return end_untouched(cx, status, format!("waited {} in vain: {waits}", limits::ARMING), out);
+    }
+    out.wake_at(deadline.min(cx.now + limits::RETRY.as_signed()));
+}
+
+enum Armed {
+    Chosen(Vec<fault::Candidate>, usize, String),
+    Wait(String),
+    Refused(String),
+}
+
+fn arm(cx: &Context, planned: &Planned, state: &GameDayRunStatus, index: usize) -> Armed {
+    if !cx.seen.synced {
+        return Armed::Wait("the cluster has not been read yet".to_owned());
+    }
+    for permission in &planned.permissions {
+        match cx.seen.permissions.get(permission) {
+            Some(Answer::Allowed) => {}
+            Some(Answer::Denied(why)) => {
+                let account = &cx.plan.service_account;
+                let because = if why.is_empty() { String::new() } else { format!(" ({why})") };
+                return Armed::Refused(format!("the service account {account} may not {permission}{because}"));
+            }
+            None => return Armed::Wait(format!("no answer yet whether {} may {permission}", cx.plan.service_account)),
+        }
+    }
+    let round = u32::try_from(state.experiments[index].rounds).unwrap_or(u32::MAX);
+    match guard::choose(cx.plan, &state.experiments, index, round, cx.seen) {
+        Chosen::Targets { victims, candidates, sum } => Armed::Chosen(victims, candidates, sum),
+        Chosen::Wait(why) => Armed::Wait(why),
+        Chosen::Refused(why) => Armed::Refused(why),
+    }
+}
+
+/// Records the targets of a round. They are performed only after that record is written.
+fn inject(
+    cx: &Context,
+    planned: &Planned,
+    state: &mut GameDayRunStatus,
+    index: usize,
+    (victims, candidates, sum): (Vec<fault::Candidate>, usize, String),
+    out: &mut Out,
+) {
+    let within = |victim: &fault::Candidate| -> Vec<i32> {
+        let among = cx
+            .plan
+            .experiments
+            .iter()
+            .enumerate()
+            .filter(|(number, other)| *number == index || fault::is_among(&other.candidates, victim, cx.seen));
+        among.filter_map(|(number, _)| i32::try_from(number).ok()).collect()
+    };
+    let status = &mut state.experiments[index];
+    let injected = *status.injected.get_or_insert(cx.now);
+    status.rounds += 1;
+    status.last_round = Some(cx.now);
+    let candidates = i32::try_from(candidates).unwrap_or(i32::MAX);
+    status.candidates = Some(candidates);
+    status.ready_before.get_or_insert(candidates);
+    for victim in victims {
+        let target = TargetStatus {
+            kind: victim.target.kind,
+            name: victim.target.name.clone(),
+            uid: victim.target.uid.clone(),
+            node: victim.node.clone(),
+            recorded: cx.now,
+            latest_end: injected + planned.hold.as_signed(),
+            weight: i32::try_from(victim.weight).unwrap_or(i32::MAX),
+            within: within(&victim),
+            undo: victim.undo.clone(),
+            bite: None,
+            clean: None,
+            problem: None,
+        };
+        say_of(cx, &planned.name, &target, EntryKind::Ordered, format!("{} ordered (one of {sum})", planned.kind.name()), out);
+        status.targets.push(target);
+    }
+    enter(cx, status, ExperimentPhase::Injecting, out);
+}
+
+fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    look(cx, planned, &mut state.experiments[index], out);
+    breach(cx, state, index, out);
+    let cut = state.cut.clone();
+    let status = &mut state.experiments[index];
+    let injected = status.injected.unwrap_or(cx.now);
+    let end = injected + planned.hold.as_signed();
+    if cx.all_seen_since(injected) {
+        status.saw.during = true;
+    }
+    if let Some(why) = cut {
+        return begin_reverting(cx, status, Some(format!("cut short: {why}")), out);
+    }
+    if let Some(why) = blind(cx, injected, out) {
+        return begin_reverting(cx, status, Some(why), out);
+    }
+    let lost = status.targets.iter().filter(|target| target.clean.is_none()).find_map(|target| {
+        fault::lost(&planned.kind, target, &cx.run.id.uid, cx.seen)
+            .map(|why| format!("target lost: {}: {why}", fault::id(target)))
+    });
+    if let Some(why) = lost {
+        return begin_reverting(cx, status, Some(why), out);
+    }
+    if cx.now >= end {
+        let waiting = status.targets.iter().find(|target| target.bite.is_none());
+        let doubt = waiting.map(|target| {
+            let why = target.problem.as_deref().unwrap_or("not bitten");
+            format!("no proof that the fault took effect on {} within {}: {why}", fault::id(target), planned.hold)
+        });
+        return begin_reverting(cx, status, doubt, out);
+    }
+    out.wake_at(end);
+    if status.phase == ExperimentPhase::Injecting && status.targets.iter().all(|target| target.bite.is_some()) {
+        enter(cx, status, ExperimentPhase::Holding, out);
+        say(cx, status, EntryKind::Phase, format!("all bitten; held until {:.0} s from now", seconds(cx.now, end)), out);
+    }
+    if status.phase == ExperimentPhase::Holding
+        && let Some(every) = planned.kind.every()
+    {
+        let due = status.last_round.unwrap_or(cx.now) + every.as_signed();
+        if cx.now < due {
+            out.wake_at(due);
+        } else if let Armed::Chosen(victims, candidates, sum) = arm(cx, planned, state, index) {
+            return inject(cx, planned, state, index, (victims, candidates, sum), out);
+        } else {
+            out.wake_at(cx.now + limits::RETRY.as_signed());
+        }
+    }
+    let status = &state.experiments[index];
+    for target in status.targets.iter().filter(|target| target.bite.is_none()) {
+        let what = fault::inject(&planned.kind, target);
+        let action = Action { experiment: planned.name.clone(), target: fault::id(target), what, latest_end: target.latest_end };
+        order(cx, action, out);
+    }
+}
+
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64()
+}
+
+/// Gives an order, unless it was accepted already or was tried just now.
+fn order(cx: &Context, action: Action, out: &mut Out) {
+    let reverting = action.reverts();
+    match cx.seen.outcomes.get(&action.target.uid) {
+        Some(Performed { at, reverting: was_reverting, outcome }) if *was_reverting == reverting => {
+            let again = *at + limits::RETRY.as_signed();
+            let accepted = *outcome == Outcome::Done && !reverting;
+            if accepted {
+                return;
+            }
+            if cx.now < again {
+                return out.wake_at(again);
+            }
+        }
+        Some(_) | None => {}
+    }
+    out.wake_at(cx.now + limits::RETRY.as_signed());
+    out.actions.push(action);
+}
+
+/// Looks at every target: has it bitten, and what stands in the way.
+fn look(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, out: &mut Out) {
+    for target in status.targets.iter_mut().filter(|target| target.bite.is_none()) {
+        match fault::bite(&planned.kind, target, &cx.run.id.uid, cx.seen) {
+            Bite::Yes(what) => {
+                say_of(cx, &planned.name, target, EntryKind::Bite, what.clone(), out);
+                target.problem = None;
+                target.bite = Some(Proof { at: cx.now, what });
+                // What was deleted cannot be held: with its bite it is also over.
+                target.clean = fault::revert(&planned.kind, target)
+                    .is_none()
+                    .then(|| Proof { at: cx.now, what: "the pod is gone, and nothing else was changed".to_owned() });
+            }
+            Bite::NotYet(what) | Bite::Lost(what) => {
+                let problem = match cx.seen.outcomes.get(&target.uid) {
+                    Some(Performed { reverting: false, outcome: Outcome::Refused(why), at: _ }) => format!("refused: {why}"),
+                    Some(Performed { reverting: false, outcome: Outcome::Failed(why), at: _ }) => format!("{what}; {why}"),
+                    Some(Performed { reverting: true, outcome: _, at: _ })
+                    | Some(Performed { reverting: false, outcome: Outcome::Done, at: _ })
+                    | None => what,
+                };
+                if target.problem.as_ref() != Some(&problem) {
+                    if problem.starts_with("refused") {
+                        say_of(cx, &planned.name, target, EntryKind::Refused, problem.clone(), out);
+                        out.urgent = true;
+                    }
+                    target.problem = Some(problem);
+                }
+            }
+        }
+    }
+}
+
+/// Sees and records a breach, once. With `onBreach: Abort` it cuts the run.
+fn breach(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    let status = &mut state.experiments[index];
+    if status.breach.is_some() {
+        return;
+    }
+    let broken = cx.probes().find_map(|(probe, track)| Some((probe, track, track.breach(probe)?)));
+    let Some((probe, track, first_bad)) = broken else { return };
+    let text = format!("{}: {} bad in a row, the last: {}", probe.name, probe.breach_after, track.said());
+    say(cx, status, EntryKind::Breach, text.clone(), out);
+    status.breach = Some(text);
+    status.first_bad = Some(first_bad);
+    status.breached = Some(cx.now);
+    status.time_to_detect = status.injected.map(|injected| Duration::between(injected, cx.now));
+    out.urgent = true;
+    match cx.plan.on_breach {
+        OnBreach::Abort => {
+            let why = format!("{} broke the hypothesis", status.name);
+            state.cut.get_or_insert(why);
+        }
+        OnBreach::Continue => {}
+    }
+}
+
+/// A probe that has said nothing for longer than a breach takes, since the fault may be in force.
+fn blind(cx: &Context, since: Timestamp, out: &mut Out) -> Option<String> {
+    if cx.seen.probes.len() != cx.plan.steady_state.len() {
+        return Some("blind: the probes are not watched".to_owned());
+    }
+    for (probe, track) in cx.probes() {
+        let last = track.last_seen().map_or(since, |last| last.max(since));
+        let limit = last + probe.patience().as_signed();
+        if cx.now > limit {
+            let length = Duration::between(last, cx.now);
+            return Some(format!("blind: {} saw nothing for {length}: {}", probe.name, track.said()));
+        }
+        out.wake_at(limit + jiff::SignedDuration::from_millis(1));
+    }
+    None
+}
+
+fn begin_reverting(cx: &Context, status: &mut ExperimentStatus, doubt: Option<String>, out: &mut Out) {
+    let why = match (&status.breach, &doubt) {
+        (Some(_), _) => "the hypothesis broke".to_owned(),
+        (None, Some(doubt)) => doubt.clone(),
+        (None, None) => "held to the end".to_owned(),
+    };
+    say(cx, status, EntryKind::Phase, format!("reverting: {why}"), out);
+    if status.breach.is_none() {
+        status.doubt = status.doubt.take().or(doubt);
+    }
+    status.reverted = Some(cx.now);
+    enter(cx, status, ExperimentPhase::Reverting, out);
+}
+
+fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    breach(cx, state, index, out);
+    let status = &mut state.experiments[index];
+    let since = status.reverted.unwrap_or(cx.now);
+    look_clean(cx, planned, status, since, out);
+    if status.targets.iter().all(|target| target.clean.is_some()) {
+        status.clean = Some(cx.now);
+        status.time_to_abort = status.breached.map(|breached| Duration::between(breached, cx.now));
+        say(
+            cx,
+            status,
+            EntryKind::Clean,
+            format!("{} of {} targets read back clean", status.targets.len(), status.targets.len()),
+            out,
+        );
+        return enter(cx, status, ExperimentPhase::Recovering, out);
+    }
+    for target in status.targets.iter().filter(|target| target.clean.is_none()) {
+        if let Some(what) = fault::revert(&planned.kind, target) {
+            let action =
+                Action { experiment: planned.name.clone(), target: fault::id(target), what, latest_end: target.latest_end };
+            order(cx, action, out);
+        }
+    }
+    let deadline = since + limits::REVERTING.as_signed();
+    if cx.now < deadline {
+        return out.wake_at(deadline.min(cx.now + limits::RETRY.as_signed()));
+    }
+    let left: Vec<String> = status
+        .targets
+        .iter()
+        .filter(|target| target.clean.is_none())
+        .map(|target| format!("{} ({})", fault::id(target), target.problem.as_deref().unwrap_or("not read back")))
+        .collect();
+    let unproven = format!("not proven clean after {}: {}", limits::REVERTING, left.join(", "));
+    status.doubt.get_or_insert(unproven);
+    judge(cx, state, index, out);
+}
+
+/// Looks for read-back proof that nothing is left, and for a bite that came late.
+fn look_clean(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, since: Timestamp, out: &mut Out) {
+    for target in status.targets.iter_mut().filter(|target| target.clean.is_none()) {
+        let settled = settled(cx, target, since);
+        if let Some(what) = fault::clean(&planned.kind, target, &cx.run.id.uid, cx.seen, settled) {
+            target.problem = None;
+            target.clean = Some(Proof { at: cx.now, what });
+            continue;
+        }
+        if let Some(Performed { reverting: true, outcome: Outcome::Refused(why) | Outcome::Failed(why), at: _ }) =
+            cx.seen.outcomes.get(&target.uid)
+        {
+            target.problem = Some(why.clone());
+        }
+    }
+    out.wake_at(cx.now + limits::RETRY.as_signed());
+}
+
+/// Whether no injection of ours can still be on its way to a target: it was answered, or the last that had no
+/// answer, or the process that may have sent it, is long enough ago.
+fn settled(cx: &Context, target: &TargetStatus, since: Timestamp) -> bool {
+    let long_ago = |at: Timestamp| cx.now.duration_since(at) >= limits::RETRY.as_signed();
+    match cx.seen.outcomes.get(&target.uid) {
+        Some(Performed { outcome: Outcome::Done | Outcome::Refused(_), at: _, reverting: _ }) => true,
+        Some(Performed { outcome: Outcome::Failed(_), at, reverting: _ }) => long_ago(*at),
+        None => long_ago(since),
+    }
+}
+
+fn recovering(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    // Who stopped the run or deleted it wants it over; only a breach is worth the measurement.
+    if let Some(why) = &state.cut
+        && (state.experiments[index].breach.is_none() || cx.seen.deleted)
+    {
+        let doubt = format!("cut short: {why}");
+        state.experiments[index].doubt.get_or_insert(doubt);
+        return judge(cx, state, index, out);
+    }
+    let status = &mut state.experiments[index];
+    let clean = status.clean.unwrap_or(cx.now);
+    if cx.all_seen_since(clean) {
+        status.saw.after = true;
+    }
+    if status.saw.after && cx.probes().all(|(probe, track)| track.is_steady(probe)) {
+        let steady = cx.probes().filter_map(|(_, track)| track.good_since()).max().unwrap_or(cx.now).max(clean);
+        status.recovered = Some(steady);
+        status.time_to_recover = Some(Duration::between(clean, steady));
+        say(
+            cx,
+            status,
+            EntryKind::Steady,
+            format!("steady again {} after the fault was gone", Duration::between(clean, steady)),
+            out,
+        );
+        return judge(cx, state, index, out);
+    }
+    let deadline = clean + cx.plan.recovery.as_signed();
+    let returned = |track: &Track| track.good_since().is_some_and(|since| since <= deadline);
+    let latest = deadline + cx.patience().as_signed();
+    if cx.now > deadline && !cx.probes().all(|(_, track)| returned(track)) || cx.now > latest {
+        let worst = cx.probes().find(|(probe, track)| !returned(track) || !track.is_steady(probe));
+        let saw = worst.map_or_else(String::new, |(probe, track)| format!(": {}: {}", probe.name, track.said()));
+        if cx.all_seen_since(clean) && status.breach.is_none() {
+            let text = format!("the steady state did not return within {}{saw}", cx.plan.recovery);
+            say(cx, status, EntryKind::Breach, text.clone(), out);
+            status.breach = Some(text);
+        } else {
+            status.doubt.get_or_insert(format!("blind: no probe evidence after the fault{saw}"));
+        }
+        return judge(cx, state, index, out);
+    }
+    out.wake_at(if cx.now > deadline { latest } else { deadline } + jiff::SignedDuration::from_millis(1));
+}
+
+fn judge(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    let (verdict, why) = verdict::judge(&state.experiments[index], &state.probes);
+    close(cx, &mut state.experiments[index], verdict, why, out);
+}

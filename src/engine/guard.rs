@@ -1,1 +1,141 @@
+//! The blast radius: how much room is left, counted over everything that is in force in the run, whatever
+//! experiment did it, including what still reverts and what was killed and is not replaced yet (P2).
 
+use crate::api::{ExperimentStatus, TargetStatus};
+
+use super::admit::{Choice, Plan, Planned};
+use super::fault::{self, Candidate};
+use super::select;
+use super::{Observation, Run};
+
+/// What choosing came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Chosen {
+    /// These, of so many candidates.
+    Targets { victims: Vec<Candidate>, candidates: usize, sum: String },
+    /// There will be room, or there may be: why not now.
+    Wait(String),
+    /// It can never be done as written: the sum, and the way out.
+    Refused(String),
+}
+
+/// In force in one experiment: targets not known to be clean, and killed pods that nothing has replaced.
+struct InForce<'a> {
+    unclean: Vec<&'a TargetStatus>,
+    missing: Vec<&'a TargetStatus>,
+}
+
+impl InForce<'_> {
+    fn weight(&self, counts: impl Fn(&TargetStatus) -> bool) -> usize {
+        self.unclean
+            .iter()
+            .chain(&self.missing)
+            .filter(|target| counts(target))
+            .map(|target| usize::try_from(target.weight).unwrap_or(0))
+            .sum()
+    }
+}
+
+fn in_force<'a>(planned: &Planned, status: &'a ExperimentStatus, seen: &Observation) -> InForce<'a> {
+    let (cleaned, unclean): (Vec<&TargetStatus>, Vec<&TargetStatus>) =
+        status.targets.iter().partition(|target| target.clean.is_some());
+    // A workload is whole again when as many are ready as before; until then its lost pods count.
+    let killed: Vec<&TargetStatus> =
+        cleaned.into_iter().filter(|target| target.undo.is_none() && target.bite.is_some()).collect();
+    let before = usize::try_from(status.ready_before.unwrap_or(0)).unwrap_or(0);
+    let ready = fault::candidates(planned, seen)
+        .map(|ready| ready.iter().filter(|pod| !unclean.iter().any(|target| target.uid == pod.target.uid)).count())
+        .unwrap_or(0);
+    let missing = before.saturating_sub(ready + unclean.len()).min(killed.len());
+    let missing = killed[killed.len() - missing..].to_vec();
+    InForce { unclean, missing }
+}
+
+/// Pods, nodes and replicas that are away because of the run, now.
+pub fn weight_in_force(run: &Run, plan: &Plan, seen: &Observation) -> usize {
+    plan.experiments
+        .iter()
+        .zip(&run.status.experiments)
+        .map(|(planned, status)| in_force(planned, status, seen).weight(|_| true))
+        .sum()
+}
+
+/// Chooses an experiment's targets for a round, or says why not.
+pub fn choose(plan: &Plan, experiments: &[ExperimentStatus], index: usize, round: u32, seen: &Observation) -> Chosen {
+    let planned = &plan.experiments[index];
+    let all = match fault::candidates(planned, seen) {
+        Ok(all) => all,
+        Err(why) => return Chosen::Refused(why),
+    };
+    let in_force: Vec<InForce> =
+        plan.experiments.iter().zip(experiments).map(|(planned, status)| in_force(planned, status, seen)).collect();
+    let number = i32::try_from(index).unwrap_or(i32::MAX);
+    let here: usize = in_force.iter().map(|held| held.weight(|target| target.within.contains(&number))).sum();
+    let everywhere: usize = in_force.iter().map(|held| held.weight(|_| true)).sum();
+    let taken = |candidate: &&Candidate| {
+        !experiments.iter().any(|status| {
+            status
+                .targets
+                .iter()
+                .any(|target| target.uid == candidate.target.uid && (target.clean.is_none() || target.undo.is_none()))
+        })
+    };
+    let free: Vec<Candidate> = all.iter().filter(taken).cloned().collect();
+
+    let what = fault::describe(&planned.candidates);
+    if free.is_empty() && here == 0 {
+        return Chosen::Refused(format!("nobody to choose from: there are no {what}"));
+    }
+    // A scaled workload is a whole of its replicas; otherwise the whole is who could be hit, and who is.
+    let replicas = free.first().and_then(|candidate| candidate.undo.as_ref()).and_then(|undo| undo.replicas);
+    let whole = match replicas {
+        Some(replicas) => usize::try_from(replicas).unwrap_or(0),
+        None => free.len() + here,
+    };
+    let wanted = match planned.choose {
+        Choice::Count(count) => count,
+        Choice::Percent(percent) => match (percent.of(whole), crate::api::Percent::smallest_of(whole)) {
+            (0, Some(enough)) => {
+                return Chosen::Refused(format!(
+                    "choose.percent: {percent} of {whole} is nobody; ask for at least {enough} or use count"
+                ));
+            }
+            (wanted, _) => wanted,
+        },
+    };
+    let victims: Vec<Candidate> = select::rank(plan.seed, &planned.name, round, &free, |candidate| &candidate.target.name)
+        .into_iter()
+        .take(wanted)
+        .cloned()
+        .collect();
+    let weight = if replicas.is_some() { victims.iter().map(|victim| victim.weight).sum() } else { wanted };
+    let targets_max = usize::try_from(plan.blast_radius.targets).unwrap_or(0);
+    let percent_max = plan.blast_radius.percent.of(whole);
+    if weight > targets_max {
+        return Chosen::Refused(format!("{weight} at once is more than blastRadius.targets, {targets_max}"));
+    }
+    if weight > percent_max {
+        return Chosen::Refused(format!(
+            "{weight} of {whole} {what} is more than blastRadius.percent: {} of {whole} is {percent_max}",
+            plan.blast_radius.percent
+        ));
+    }
+    if weight + everywhere > targets_max {
+        return Chosen::Wait(format!("{everywhere} in force and {weight} more is above blastRadius.targets, {targets_max}"));
+    }
+    if weight + here > percent_max {
+        return Chosen::Wait(format!(
+            "{here} in force and {weight} more is above {} of {whole}, {percent_max}",
+            plan.blast_radius.percent
+        ));
+    }
+    if victims.len() < wanted {
+        return if here > 0 {
+            Chosen::Wait(format!("only {} of {wanted} can be hit now", victims.len()))
+        } else {
+            Chosen::Refused(format!("choose.count: {wanted} is more than there are: {} {what}", free.len()))
+        };
+    }
+    let sum = format!("{} of {} {what}", victims.len(), free.len());
+    Chosen::Targets { victims, candidates: free.len(), sum }
+}

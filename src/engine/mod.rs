@@ -17,6 +17,9 @@ pub mod select;
 pub mod steady;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -162,6 +165,8 @@ pub struct WorkloadSeen {
     /// Replicas that exist, as its controller last counted them.
     pub observed: i32,
     pub ready: i32,
+    /// The labels of the pods that it makes.
+    pub pod_labels: BTreeMap<String, String>,
     /// The uid of the run that holds it, from its label.
     pub held_by: Option<String>,
 }

@@ -73,6 +73,6 @@ mod tests {
 
     #[test]
     fn this_seed_means_this_victim_for_ever() {
-        assert_eq!(take(7, &names(3), 3), ["checkout-1", "checkout-0", "checkout-2"]);
+        assert_eq!(take(7, &names(3), 3), ["checkout-1", "checkout-2", "checkout-0"]);
     }
 }
