@@ -76,7 +76,7 @@ fn tell(spec: &GameDaySpec, plan: &Admitted, seen: &Observation) -> (Vec<String>
         lines.push(String::new());
         lines.push(format!("  {}. {}: {}, held {}", index + 1, planned.name, reports::fault(&written.fault), planned.hold));
         match guard::choose(plan, &experiments, index, 0, seen) {
-            Chosen::Targets { victims, candidates: _, sum } => {
+            Chosen::Targets { victims, candidates: _, before: _, sum } => {
                 lines.push(format!("     {sum}:"));
                 for victim in victims {
                     let node = victim.node.map(|node| format!(" on {node}")).unwrap_or_default();

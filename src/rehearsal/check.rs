@@ -10,7 +10,7 @@ use crate::engine::admit::{Candidates, Choice};
 use crate::engine::{Action, Plan, Run, Sample, Seen, What};
 
 use super::Violation;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Pod};
 
 /// An order given before the operator heard of a cord, a stop or a deletion may arrive this long after it: a
 /// call that was not answered is given up after a second, and the turn goes on.
@@ -24,6 +24,10 @@ pub struct Witness {
     run_uid: String,
     plan: Option<Plan>,
     wounds: Vec<Wound>,
+    /// Whether somebody, or the run, gave a workload more replicas than it had.
+    grown: bool,
+    /// Candidates of each experiment just before it first hit somebody.
+    whole: BTreeMap<usize, usize>,
     /// Candidates of each experiment, as the model had them.
     counts: VecDeque<(Timestamp, Vec<usize>)>,
     /// Answered samples: operator, probe, sample, when it was answered.
@@ -66,6 +70,8 @@ impl Witness {
             run_uid: run.id.uid.clone(),
             plan: run.plan.clone().ok(),
             wounds: Vec::new(),
+            grown: false,
+            whole: BTreeMap::new(),
             counts: VecDeque::new(),
             samples: Vec::new(),
             before: Before { replicas, schedulable },
@@ -100,6 +106,7 @@ impl Witness {
 
     pub fn scaled_by_hand(&mut self, of: &WorkloadRef, replicas: i32) {
         if let Some(known) = self.before.replicas.get_mut(of) {
+            self.grown |= known.iter().any(|before| *before < replicas);
             known.push(replicas);
         }
     }
@@ -125,9 +132,9 @@ impl Witness {
     /// Those who are up, and those who are down because of the run.
     fn candidates(&self, plan: &Plan, index: usize, cluster: &Cluster) -> usize {
         match &plan.experiments[index].candidates {
-            Candidates::Pods(selector) => {
-                let up = cluster.pods.values().filter(|pod| selector.matches(&pod.labels) && pod.ready && pod.ends.is_none());
-                up.count() + self.in_force_among(index, cluster)
+            Candidates::Pods(_) => {
+                // Whoever took them away.
+                self.up(index, cluster) + self.in_force(|other| self.same(index, other), cluster)
             }
             Candidates::Nodes(selector) => {
                 let usable = cluster.nodes.values().filter(|node| selector.matches(&node.labels) && node.ready);
@@ -161,9 +168,49 @@ impl Witness {
         }
     }
 
-    /// What the experiment itself has in force; a workload that is scaled once is one wound, however often.
-    fn in_force_among(&self, index: usize, cluster: &Cluster) -> usize {
-        self.wounds.iter().filter(|wound| wound.experiment == index).map(|wound| self.weight(wound, cluster)).sum()
+    /// What these experiments have in force. Lost pods count until they are replaced, or until as many candidates
+    /// are up as before: where somebody adds pods meanwhile, nothing is missing.
+    fn in_force(&self, of: impl Fn(usize) -> bool, cluster: &Cluster) -> usize {
+        let own = self.wounds.iter().filter(|wound| of(wound.experiment));
+        let (lost, held): (Vec<&Wound>, Vec<&Wound>) = own.partition(|wound| matches!(wound.kind, WoundKind::Lost));
+        // By selector, because two experiments may have taken from the same pods.
+        let mut groups: Vec<(&Candidates, Vec<usize>, usize)> = Vec::new();
+        for wound in lost {
+            let Some(candidates) = self.plan.as_ref().map(|plan| &plan.experiments[wound.experiment].candidates) else {
+                continue;
+            };
+            let weight = self.weight(wound, cluster);
+            match groups.iter_mut().find(|(known, _, _)| *known == candidates) {
+                Some((_, members, sum)) => {
+                    members.push(wound.experiment);
+                    *sum += weight;
+                }
+                None => groups.push((candidates, vec![wound.experiment], weight)),
+            }
+        }
+        let missing = groups.into_iter().map(|(_, members, lost)| {
+            let whole = members.iter().filter_map(|index| self.whole.get(index)).max().copied().unwrap_or(0);
+            lost.min(whole.saturating_sub(self.up(members[0], cluster)))
+        });
+        // Where pods were added, selectors that overlap would count one lost pod twice.
+        let missing: usize = if self.grown { missing.max().unwrap_or(0) } else { missing.sum() };
+        missing + held.into_iter().map(|wound| self.weight(wound, cluster)).sum::<usize>()
+    }
+
+    /// Whether two experiments choose from the same candidates.
+    fn same(&self, one: usize, other: usize) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.experiments[one].candidates == plan.experiments[other].candidates)
+    }
+
+    /// Pods among an experiment's candidates that are up.
+    fn up(&self, index: usize, cluster: &Cluster) -> usize {
+        match self.plan.as_ref().map(|plan| &plan.experiments[index].candidates) {
+            Some(Candidates::Pods(selector)) => {
+                let up = |pod: &&Pod| selector.matches(&pod.labels) && pod.ready && pod.ends.is_none();
+                cluster.pods.values().filter(up).count()
+            }
+            Some(Candidates::Nodes(_) | Candidates::Workload(_)) | None => 0,
+        }
     }
 
     /// An injection that truly changed something.
@@ -174,7 +221,7 @@ impl Witness {
         };
         let target = &action.target;
         self.was_recorded(now, action, recorded);
-        if now > action.latest_end {
+        if now > action.latest_end + LATE.as_signed() {
             let late = Duration::between(action.latest_end, now);
             self.violated(now, "P1", format!("{target} was hit {late} after the latest end that its order names"));
         }
@@ -196,6 +243,14 @@ impl Witness {
             (What::Cordon, _) => WoundKind::Cordoned(target.name.clone()),
             (What::Kill { .. } | What::Evict | What::Unscale { .. } | What::Uncordon, _) => WoundKind::Lost,
         };
+        if let What::Scale { from, to } = action.what {
+            self.grown |= to > from;
+        }
+        if let Some((_, counts)) = self.counts.back() {
+            self.whole.entry(index).or_insert(counts[index]);
+        }
+        // An object that is held again is held once.
+        self.wounds.retain(|wound| wound.uid != target.uid);
         self.wounds.push(Wound { experiment: index, kind, uid: target.uid.clone() });
         self.is_within(&plan, index, cluster);
     }
@@ -217,12 +272,12 @@ impl Witness {
     fn is_within(&mut self, plan: &Plan, index: usize, cluster: &Cluster) {
         let now = cluster.now();
         self.look_around(cluster);
-        let all: usize = (0..plan.experiments.len()).map(|index| self.in_force_among(index, cluster)).sum();
+        let all = self.in_force(|_| true, cluster);
         let targets_max = usize::try_from(plan.blast_radius.targets).unwrap_or(0);
         if all > targets_max {
             self.violated(now, "P2", format!("{all} in force, {targets_max} allowed"));
         }
-        let here = self.in_force_among(index, cluster);
+        let here = self.in_force(|other| self.same(index, other), cluster);
         let most = self.counts.iter().map(|(_, counts)| counts[index]).max().unwrap_or(0);
         let percent_max = plan.blast_radius.percent.of(most);
         if here > percent_max {
@@ -296,13 +351,17 @@ impl Witness {
             wrong.push("without probe evidence before, during and after".to_owned());
         }
         for target in &status.targets {
-            let Some(wound) = self.wounds.iter().rev().find(|wound| wound.uid == target.uid) else {
+            let Some(wound) = self.wounds.iter().find(|wound| wound.uid == target.uid) else {
                 // A pod may be gone by somebody else's hand; anything else was never done.
                 if target.undo.is_some() {
                     wrong.push(format!("though {} was never hit", target.name));
                 }
                 continue;
             };
+            if plan.experiments[wound.experiment].name != *name {
+                // Another experiment holds it by now.
+                continue;
+            }
             let left = match wound.kind {
                 WoundKind::Lost => cluster.pods.contains_key(&target.uid),
                 WoundKind::Scaled(_) | WoundKind::Cordoned(_) => self.weight(wound, cluster) > 0,

@@ -37,7 +37,7 @@ pub fn scenario(seed: u64) -> Scenario {
     let mut behaviour = serde_json::Map::new();
     for (app, kind) in apps.iter().zip(&kinds) {
         others.push(json!({"kind": kind, "metadata": {"name": app}, "spec": {
-            "replicas": dice.between(0, 8),
+            "replicas": if dice.chance(5) { dice.between(0, 1) } else { dice.between(3, 9) },
             "template": {"metadata": {"labels": {"app": app, "tier": *dice.one_of(&["front", "back"])}}},
         }}));
         if dice.chance(30) {
@@ -73,7 +73,7 @@ pub fn scenario(seed: u64) -> Scenario {
             "baseline": if dice.chance(20) { "0s".to_owned() } else { dice.ms(500, 3_000) },
             "recovery": dice.ms(1_000, 20_000),
             "onBreach": *dice.one_of(&["Abort", "Abort", "Continue"]),
-            "blastRadius": {"targets": dice.between(1, 6), "percent": dice.between(20, 100), "hold": "5m"},
+            "blastRadius": {"targets": dice.between(1, 8), "percent": dice.between(30, 100), "hold": "5m"},
             "steadyState": probes(&mut dice, &apps, &kinds),
             "experiments": experiments(&mut dice, &apps, &kinds),
         },
@@ -111,7 +111,7 @@ fn experiments(dice: &mut Dice, apps: &[&str], kinds: &[&str]) -> Vec<Value> {
             let at = usize::try_from(dice.between(1, apps.len() as u64)).unwrap() - 1;
             let (app, kind) = (apps[at], kinds[at]);
             let mut experiment = json!({"name": format!("experiment-{number}"), "hold": dice.ms(500, 10_000)});
-            let selector = if dice.chance(70) { json!({"app": app}) } else { json!({"tier": "front"}) };
+            let selector = if dice.chance(85) { json!({"app": app}) } else { json!({"tier": "front"}) };
             let every = dice.chance(40).then(|| dice.ms(1_000, 4_000));
             let grace = dice.chance(70).then(|| format!("{}s", dice.between(0, 3)));
             (experiment["targets"], experiment["fault"]) = match dice.between(1, 6) {
@@ -131,9 +131,9 @@ fn experiments(dice: &mut Dice, apps: &[&str], kinds: &[&str]) -> Vec<Value> {
                 }
                 4 | 5 => {
                     let to = if dice.chance(60) {
-                        json!({"replicas": dice.between(0, 8)})
+                        json!({"replicas": dice.between(1, 9)})
                     } else {
-                        json!({"percent": dice.between(1, 100)})
+                        json!({"percent": dice.between(50, 100)})
                     };
                     (json!({"workload": {"kind": kind, "name": app}}), json!({"scale": to}))
                 }
