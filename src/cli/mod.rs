@@ -5,6 +5,7 @@ mod complaint;
 mod completions;
 mod connect;
 mod crds;
+mod document;
 mod exit;
 mod follow;
 mod frame;

@@ -79,8 +79,9 @@ fn all_problems_are_found_at_once_and_in_order() {
     let places: Vec<&str> = err.lines().filter_map(|line| line.strip_prefix("tests/offline/bad/several.yaml:")).collect();
     let wanted = [
         "7:9: spec.keep: at least 1 and at most 200",
-        "16:13: unknown field \"spec.experiments[0].fault.podKil\"",
-        "17:11: spec.experiments[0].hold: 6m is longer than blastRadius.hold, 5m",
+        "8:13: spec.baseline: a duration is written like 500ms, 30s, 5m or 1m30s, not \"10sec\"",
+        "17:13: unknown field \"spec.experiments[0].fault.podKil\"",
+        "18:11: spec.experiments[0].hold: 6m is longer than blastRadius.hold, 5m",
     ];
     assert_eq!(places, wanted);
     assert!(err.contains("help: did you mean \"podKill\"?"), "{err}");
