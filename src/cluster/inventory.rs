@@ -17,7 +17,7 @@ use super::follow::{Change, follow};
 use super::objects;
 
 /// Objects in one page of a list: bounds what is in memory at once while listing.
-const PAGE: u32 = 200;
+const PAGE: u32 = 500;
 
 pub struct Inventory {
     store: Arc<Mutex<Store>>,
@@ -117,7 +117,12 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn put<K: kube::Resource, T>(&mut self, change: Change<K>, on: impl Fn(&mut Store) -> &mut HashMap<String, T>, seen: impl Fn(K) -> T) {
+    fn put<K: kube::Resource, T>(
+        &mut self,
+        change: Change<K>,
+        on: impl Fn(&mut Store) -> &mut HashMap<String, T>,
+        seen: impl Fn(K) -> T,
+    ) {
         let mut store = lock(&self.store);
         let kept = on(&mut store);
         match change {
