@@ -8,8 +8,8 @@ mod follow;
 pub mod hands;
 mod inventory;
 pub mod leader;
-mod objects;
-mod permission;
+pub mod objects;
+pub mod permission;
 pub mod record;
 pub mod sweep;
 

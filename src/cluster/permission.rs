@@ -101,7 +101,7 @@ impl Permissions {
 }
 
 /// The question, as the API server would put it if the service account itself came.
-fn review(permission: &Permission, namespace: &str, service_account: &str) -> SubjectAccessReview {
+pub fn review(permission: &Permission, namespace: &str, service_account: &str) -> SubjectAccessReview {
     let Permission { verb, group, resource, subresource, namespaced } = permission;
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     SubjectAccessReview {

@@ -95,6 +95,20 @@ fn half_hours_are_hours_too() {
 }
 
 #[test]
+fn starts_around_a_clock_change_are_due_once() {
+    let due = |cron, now| -> Vec<String> {
+        let timetable = timetable(cron, "Europe/Berlin");
+        Newest::new(&timetable, at(now)).take(2).map(|at| at.to_string()).collect()
+    };
+    // Three minutes of the skipped hour, and the first after it, are one start.
+    assert_eq!(due("0,30,59 2,3 * * *", "2026-03-29T01:10:00Z"), ["2026-03-29T01:00:00Z", "2026-03-28T02:59:00Z"]);
+    // The clock shows 02:15 for the second time: 02:45 has been.
+    assert_eq!(due("15,45 2 * * *", "2026-10-25T01:15:00Z"), ["2026-10-25T00:45:00Z", "2026-10-25T00:15:00Z"]);
+    // For the first time: it has not.
+    assert_eq!(due("15,45 2 * * *", "2026-10-25T00:15:00Z"), ["2026-10-25T00:15:00Z", "2026-10-24T00:45:00Z"]);
+}
+
+#[test]
 fn a_due_start_is_made_within_its_time_and_not_twice() {
     let tuesday = timetable("0 10 * * TUE", "Europe/Berlin");
     let since = at("2026-11-20T00:00:00Z");
@@ -274,6 +288,7 @@ fn patterns() -> impl Strategy<Value = &'static str> {
         "30 * * * *",
         "30 2 * * *",
         "*/10 1-3 * * *",
+        "0,20,59 0-22 * * *",
         "0 */2 * * *",
         "15 0,2,23 * * *",
         "59 23 * * *",

@@ -198,10 +198,10 @@ async fn a_body_that_never_ends_is_bad_at_the_timeout() {
         }
     })
     .await;
-    let sample = ask(&url, &within(100), ms(300)).await;
-    assert_eq!(sample.seen, bad("200, but the body went on past 300ms"));
-    assert!((300.0..5_000.0).contains(&sample.took_ms), "{sample:?}");
-    assert!(sample.margin.is_some_and(|margin| margin.left <= -200.0), "{sample:?}");
+    let sample = ask(&url, &within(100), ms(1_000)).await;
+    assert_eq!(sample.seen, bad("200, but the body went on past 1s"));
+    assert!((1_000.0..1_900.0).contains(&sample.took_ms), "{sample:?}");
+    assert!(sample.margin.is_some_and(|margin| margin.left <= -900.0), "{sample:?}");
 }
 
 #[tokio::test]
