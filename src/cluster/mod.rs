@@ -115,6 +115,10 @@ impl<S: Surroundings> ClusterWorld<S> {
         sight.inventory.is_synced() && sight.permissions.answers().len() >= wanted
     }
 
+    pub fn surroundings(&self) -> &S {
+        &self.surroundings
+    }
+
     /// Asks for permissions that the next turn may need. Also between turns: a turn that has just come to need
     /// them would otherwise wait until its next.
     pub fn ask_ahead(&self, run: &Run) {
@@ -159,6 +163,7 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         }
         self.ask_ahead(run);
         seen.permissions = sight.permissions.answers();
+        seen.deleted |= stock.namespace_ends;
         seen.synced = stock.synced;
         seen.pods = stock.pods;
         seen.nodes = stock.nodes;

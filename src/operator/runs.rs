@@ -21,8 +21,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_LONGEST: Duration = Duration::from_secs(2);
 /// Turns one after the other without a pause: more means that its writes fail again and again.
 const AT_ONCE_MAX: u32 = 8;
-/// A run that has not touched anything waits so long for its first lists and answers, so that its first turn
-/// can decide. Without them it starts all the same, and says what it waits for.
+/// A run that has not touched anything waits so long for its first lists, answers and samples, so that its first
+/// turn can decide. Without them it starts all the same, and says what it waits for.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 /// Starts the task of a run that has none.
@@ -179,7 +179,7 @@ fn samplers(desk: &Desk, seen: &SeenRun, run: &Run) -> Vec<Sampler> {
 
 async fn first_look(world: &ClusterWorld<Around>, run: &Run, changed: &Notify) {
     let looking = async {
-        while !world.is_ready(run) {
+        while !(world.is_ready(run) && world.surroundings().have_all_seen()) {
             changed.notified().await;
         }
     };
@@ -194,6 +194,13 @@ struct Around {
     told: Mutex<Told>,
     /// In the order of the spec.
     samplers: Vec<Sampler>,
+}
+
+impl Around {
+    /// Whether each probe has seen something.
+    fn have_all_seen(&self) -> bool {
+        self.samplers.iter().all(|sampler| sampler.track().last_seen().is_some())
+    }
 }
 
 impl Surroundings for Around {
