@@ -74,7 +74,7 @@ fn rights(namespace: &str) -> Vec<Json> {
             {"apiGroups": [GROUP], "resources": ["gamedays", "cords"], "verbs": ["get", "list", "watch"]},
             // patch: a start that replaces a run stops it; delete: runs beyond `keep`.
             {"apiGroups": [GROUP], "resources": ["gamedayruns"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
-            {"apiGroups": [GROUP], "resources": ["gamedays/status", "gamedayruns/status"], "verbs": ["patch", "update"]},
+            {"apiGroups": [GROUP], "resources": ["gamedays/status", "gamedayruns/status"], "verbs": ["update"]},
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
             {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
             {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},

@@ -5,10 +5,12 @@ mod complaint;
 mod completions;
 mod connect;
 mod crds;
+mod document;
 mod exit;
 mod follow;
 mod frame;
 mod install;
+mod operator;
 mod output;
 mod plan;
 mod rehearse;
@@ -72,6 +74,7 @@ enum Verb {
     Install(install::Install),
     Crds(crds::Crds),
     Completions(completions::Completions),
+    Operator(operator::Operator),
 }
 
 /// Runs what the arguments say, the program's own name first.
@@ -120,6 +123,7 @@ impl Cli {
             Verb::Install(install) => install.run(cluster.namespace.as_deref(), &mut output),
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),
+            Verb::Operator(operator) => operator.run(cluster),
         }
     }
 }

@@ -3,19 +3,18 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 
-use crate::api::{ExperimentStatus, LABEL_HELD_BY, Selector, WorkloadKind, WorkloadRef};
+use crate::api::{ExperimentStatus, GameDaySpec, Selector};
+use crate::cluster::{objects, permission};
 use crate::engine::admit::{Candidates, Plan as Admitted};
 use crate::engine::guard::{self, Chosen};
-use crate::engine::{self, Answer, NodeSeen, Observation, Permission, PodSeen, WorkloadSeen};
+use crate::engine::{self, Answer, Observation, Permission, PodSeen};
 use crate::report as reports;
 
-use super::connect::ask;
+use super::connect::{ANSWER, ask};
 use super::{Cluster, Exit, Failure, Output, run};
 
 /// Say what a run would do now: its exact victims, and what would be refused
@@ -42,7 +41,7 @@ impl Plan {
 }
 
 /// The plan in lines, and whether any of it would be refused.
-fn tell(spec: &crate::api::GameDaySpec, plan: &Admitted, seen: &Observation) -> (Vec<String>, bool) {
+fn tell(spec: &GameDaySpec, plan: &Admitted, seen: &Observation) -> (Vec<String>, bool) {
     let radius = &plan.blast_radius;
     let mut refused = false;
     let mut lines = vec![
@@ -107,10 +106,14 @@ async fn observe(client: &Client, namespace: &str, plan: &Admitted) -> Result<Ob
                     }
                 }
             }
-            Candidates::Nodes(_) if seen.nodes.is_empty() => seen.nodes = nodes(client).await?,
+            Candidates::Nodes(_) if seen.nodes.is_empty() => {
+                let nodes = ask(objects::nodes(client).list(&ListParams::default())).await?;
+                seen.nodes = nodes.into_iter().map(objects::node_seen).collect();
+            }
             Candidates::Nodes(_) => {}
             Candidates::Workload(workload) => {
-                seen.workloads.insert(workload.clone(), read_workload(client, namespace, workload).await?);
+                let found = ask(objects::workloads(client, namespace, workload.kind).get_opt(&workload.name)).await?;
+                seen.workloads.insert(workload.clone(), found.as_ref().map(objects::workload_seen));
             }
         }
     }
@@ -123,98 +126,15 @@ async fn observe(client: &Client, namespace: &str, plan: &Admitted) -> Result<Ob
 }
 
 async fn pods(client: &Client, namespace: &str, selector: &Selector) -> Result<Vec<PodSeen>, Failure> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pods = ask(api.list(&ListParams::default().labels(&selector.to_string()))).await?;
-    Ok(pods
-        .into_iter()
-        .map(|pod| {
-            let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
-            PodSeen {
-                name: pod.metadata.name.unwrap_or_default(),
-                uid: pod.metadata.uid.unwrap_or_default(),
-                node: pod.spec.and_then(|spec| spec.node_name),
-                labels: pod.metadata.labels.unwrap_or_default(),
-                ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-                terminating: pod.metadata.deletion_timestamp.is_some(),
-            }
-        })
-        .collect())
-}
-
-async fn nodes(client: &Client) -> Result<Vec<NodeSeen>, Failure> {
-    let api: Api<Node> = Api::all(client.clone());
-    let nodes = ask(api.list(&ListParams::default())).await?;
-    Ok(nodes
-        .into_iter()
-        .map(|node| {
-            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            let labels = node.metadata.labels.unwrap_or_default();
-            NodeSeen {
-                name: node.metadata.name.unwrap_or_default(),
-                uid: node.metadata.uid.unwrap_or_default(),
-                ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-                schedulable: !node.spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
-                held_by: labels.get(LABEL_HELD_BY).cloned(),
-                labels,
-            }
-        })
-        .collect())
-}
-
-async fn read_workload(client: &Client, namespace: &str, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, Failure> {
-    let (metadata, template, replicas, observed, ready) = match workload.kind {
-        WorkloadKind::Deployment => {
-            let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-            let Some(found) = ask(api.get_opt(&workload.name)).await? else { return Ok(None) };
-            let status = found.status.unwrap_or_default();
-            let spec = found.spec.unwrap_or_default();
-            (found.metadata, spec.template, spec.replicas, status.replicas, status.ready_replicas)
-        }
-        WorkloadKind::StatefulSet => {
-            let api: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
-            let Some(found) = ask(api.get_opt(&workload.name)).await? else { return Ok(None) };
-            let status = found.status.unwrap_or_default();
-            let spec = found.spec.unwrap_or_default();
-            (found.metadata, spec.template, spec.replicas, Some(status.replicas), status.ready_replicas)
-        }
-    };
-    Ok(Some(WorkloadSeen {
-        uid: metadata.uid.unwrap_or_default(),
-        // Kubernetes' own default.
-        replicas: replicas.unwrap_or(1),
-        observed: observed.unwrap_or(0),
-        ready: ready.unwrap_or(0),
-        held_by: metadata.labels.unwrap_or_default().get(LABEL_HELD_BY).cloned(),
-        pod_labels: template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default(),
-    }))
+    let labelled = ListParams::default().labels(&selector.to_string());
+    Ok(ask(objects::pods(client, namespace).list(&labelled)).await?.into_iter().map(objects::pod_seen).collect())
 }
 
 /// Whether the service account may; `None` where this person may not ask.
 async fn may(client: &Client, namespace: &str, account: &str, permission: &Permission) -> Result<Option<Answer>, Failure> {
-    let Permission { verb, group, resource, subresource, namespaced } = permission;
-    let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let review = SubjectAccessReview {
-        spec: SubjectAccessReviewSpec {
-            user: Some(format!("system:serviceaccount:{namespace}:{account}")),
-            groups: Some(vec![
-                "system:serviceaccounts".to_owned(),
-                format!("system:serviceaccounts:{namespace}"),
-                "system:authenticated".to_owned(),
-            ]),
-            resource_attributes: Some(ResourceAttributes {
-                verb: filled(verb),
-                group: filled(group),
-                resource: filled(resource),
-                subresource: filled(subresource),
-                namespace: namespaced.then(|| namespace.to_owned()),
-                ..ResourceAttributes::default()
-            }),
-            ..SubjectAccessReviewSpec::default()
-        },
-        ..SubjectAccessReview::default()
-    };
     let api: Api<SubjectAccessReview> = Api::all(client.clone());
-    let answer = match tokio::time::timeout(super::connect::ANSWER, api.create(&PostParams::default(), &review)).await {
+    let review = permission::review(permission, namespace, account);
+    let answer = match tokio::time::timeout(ANSWER, api.create(&PostParams::default(), &review)).await {
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => return Ok(None),
         Ok(answer) => answer?,
         Err(_) => return Err(Failure::alone("no answer from the cluster whether the service account may do it")),

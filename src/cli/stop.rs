@@ -65,24 +65,25 @@ pub async fn stop_run(connection: &Connection, namespace: &str, name: &str, reas
     if let Some(stop) = run.spec.stop {
         return Ok(Stopped::Before(stop.reason));
     }
-    let stop = StopAsked { reason: reason.to_owned(), by: Some(user()) };
+    let stop = StopAsked { reason: reason.to_owned(), by: user() };
     let patch = Patch::Merge(json!({"spec": {"stop": stop}}));
     ask(runs.patch(name, &PatchParams::default(), &patch)).await?;
     Ok(Stopped::Now)
 }
 
 async fn pull(connection: &Connection, reason: String, namespace: Option<String>) -> Result<String, Failure> {
-    let name = format!("{}-{}", user(), Timestamp::now().strftime("%Y%m%d-%H%M%S"));
-    let cord = Cord::new(&name, CordSpec { reason, by: Some(user()), namespaces: namespace.into_iter().collect() });
+    let who = user().unwrap_or_else(|| "cord".to_owned());
+    let name = format!("{who}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
+    let cord = Cord::new(&name, CordSpec { reason, by: user(), namespaces: namespace.into_iter().collect() });
     let cords: Api<Cord> = Api::all(connection.client.clone());
     ask(cords.create(&PostParams::default(), &cord)).await?;
     Ok(name)
 }
 
 /// Who this is, as far as the shell knows, in letters that a name may have.
-fn user() -> String {
+fn user() -> Option<String> {
     let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default().to_lowercase();
     let letters: String = user.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).take(40).collect();
     let letters = letters.trim_matches('-');
-    if letters.is_empty() { "someone".to_owned() } else { letters.to_owned() }
+    (!letters.is_empty()).then(|| letters.to_owned())
 }

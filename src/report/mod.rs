@@ -127,12 +127,12 @@ pub fn milliseconds(value: f64) -> String {
 fn again(run: &GameDayRun, status: &GameDayRunStatus) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &run.spec.game_day_name;
-    match run.spec.game_day.seed {
-        Some(seed) => lines.push(format!(
-            "gameday run {name} with spec.seed: {seed} chooses the same victims wherever the candidates have the same names"
-        )),
-        None => lines.push(format!("gameday run {name}; it names no seed, so 0 was used")),
-    }
+    lines.push(match run.spec.game_day.seed {
+        Some(seed) => {
+            format!("with spec.seed: {seed}, {name} chooses the same victims wherever the candidates have the same names")
+        }
+        None => format!("{name} named no seed, so 0 was used"),
+    });
     for experiment in status.experiments.iter().filter(|experiment| !experiment.targets.is_empty()) {
         let victims: Vec<String> =
             experiment.targets.iter().map(|target| format!("{}/{} ({})", target.kind, target.name, target.uid)).collect();

@@ -3,6 +3,10 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
+
+use super::server::Server;
+
 pub fn gameday(arguments: &[&str]) -> Output {
     // A terminal or a cluster of whoever runs the tests must not change what is seen.
     Command::new(env!("CARGO_BIN_EXE_gameday"))
@@ -75,8 +79,9 @@ fn all_problems_are_found_at_once_and_in_order() {
     let places: Vec<&str> = err.lines().filter_map(|line| line.strip_prefix("tests/offline/bad/several.yaml:")).collect();
     let wanted = [
         "7:9: spec.keep: at least 1 and at most 200",
-        "16:13: unknown field \"spec.experiments[0].fault.podKil\"",
-        "17:11: spec.experiments[0].hold: 6m is longer than blastRadius.hold, 5m",
+        "8:13: spec.baseline: a duration is written like 500ms, 30s, 5m or 1m30s, not \"10sec\"",
+        "17:13: unknown field \"spec.experiments[0].fault.podKil\"",
+        "18:11: spec.experiments[0].hold: 6m is longer than blastRadius.hold, 5m",
     ];
     assert_eq!(places, wanted);
     assert!(err.contains("help: did you mean \"podKill\"?"), "{err}");
@@ -184,4 +189,58 @@ fn as_a_plugin_it_speaks_of_itself_as_kubectl_gameday() {
     let output = Command::new(&plugin).args(["stop", "--help"]).output().expect("the program is built");
     std::fs::remove_dir_all(plugin.parent().expect("it has one")).expect("it was made");
     assert!(said(&output).0.contains("Usage: kubectl gameday stop [OPTIONS] [RUN]"), "{:?}", said(&output));
+}
+
+/// The golden run, changed.
+fn run_with(change: impl FnOnce(&mut Value)) -> Value {
+    let mut run: Value = serde_saphyr::from_str(include_str!("golden/run.yaml")).expect("YAML");
+    change(&mut run);
+    run
+}
+
+#[test]
+fn a_finished_run_ends_watching_with_its_report_and_its_exit_code() {
+    let verdict = |verdict: &'static str| run_with(|run| run["status"]["verdict"] = verdict.into());
+    let refused = run_with(|run| {
+        run["status"]["verdict"] = "Inconclusive".into();
+        run["status"]["conditions"][0]["status"] = "False".into();
+    });
+    for (name, run, wanted) in [
+        ("passed", verdict("Passed"), 0),
+        ("failed", verdict("Failed"), 1),
+        ("inconclusive", verdict("Inconclusive"), 3),
+        ("refused", refused, 4),
+    ] {
+        let server = Server::start(name, Some(run));
+        let (out, err, code) = said(&gameday(&["--kubeconfig", server.kubeconfig(), "watch", "checkout-x7k2p"]));
+        assert_eq!((err.as_str(), code), ("", Some(wanted)), "{name}: {out}");
+        assert!(out.starts_with("   +0.1s  Started   started: "), "the record line by line: {out}");
+        assert!(out.contains("\nshop/checkout-x7k2p · game day checkout\n"), "then the report: {out}");
+    }
+}
+
+#[test]
+fn a_run_that_does_not_exist_is_exit_code_2() {
+    let server = Server::start("nothing", None);
+    let (_, err, code) = said(&gameday(&["--kubeconfig", server.kubeconfig(), "watch", "nobody"]));
+    assert_eq!((err.as_str(), code), ("no run nobody in namespace shop\n", Some(2)));
+}
+
+#[test]
+fn a_run_that_no_operator_takes_up_is_exit_code_5_and_is_left_with_a_way_to_stop_it() {
+    let server = Server::start("alone", None);
+    let begun = std::time::Instant::now();
+    let (out, err, code) = said(&gameday(&["--kubeconfig", server.kubeconfig(), "run", "examples/weekly.yaml"]));
+    let run = server.run().expect("it was created");
+    let name = run["metadata"]["name"].as_str().expect("a name");
+    assert_eq!(code, Some(5), "{out}{err}");
+    assert!(begun.elapsed().as_secs() >= 10, "an operator was given time");
+    assert!(err.starts_with(&format!("no operator has taken up {name} within 10 s")), "{err}");
+    assert!(err.contains(&format!("gameday -n shop stop {name}")), "{err}");
+    // What was frozen: the file's game day, with a seed that the file does not name.
+    let suffix = name.strip_prefix("weekly-").expect("named after the game day");
+    assert!(suffix.len() == 5 && suffix.bytes().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit()), "{name}");
+    assert_eq!(run["metadata"]["labels"]["gameday.dev/gameday"], "weekly");
+    assert!(run["spec"]["gameDay"]["seed"].is_i64(), "{run}");
+    assert!(out.starts_with(&format!("started shop/{name}; seed {}\n", run["spec"]["gameDay"]["seed"])), "{out}");
 }

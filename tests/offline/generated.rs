@@ -49,8 +49,21 @@ fn the_crds_are_those_of_the_types() {
 
 #[test]
 fn the_help_is_what_was_agreed() {
-    let verbs =
-        ["check", "plan", "rehearse", "run", "watch", "stop", "release", "runs", "report", "install", "crds", "completions"];
+    let verbs = [
+        "check",
+        "plan",
+        "rehearse",
+        "run",
+        "watch",
+        "stop",
+        "release",
+        "runs",
+        "report",
+        "install",
+        "crds",
+        "completions",
+        "operator",
+    ];
     let mut help = written(&["--help"]);
     for verb in verbs {
         help.push_str(&format!("\n==== gameday {verb} --help\n{}", written(&[verb, "--help"])));

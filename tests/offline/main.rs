@@ -6,3 +6,4 @@ mod examples;
 mod generated;
 mod house;
 mod rehearsal;
+mod server;
