@@ -207,10 +207,7 @@ impl Turn {
                 (action.target.uid.clone(), Performed { at: world.now(), reverting: action.reverts(), outcome })
             })
             .collect();
-        let performed: Vec<(String, Performed)> = futures::stream::iter(doing)
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
+        let performed: Vec<(String, Performed)> = futures::stream::iter(doing).buffer_unordered(AT_ONCE).collect().await;
         self.outcomes.extend(performed);
         !actions.is_empty()
     }

@@ -99,10 +99,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, NoConnection> 
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT);
     config.write_timeout = Some(ANSWER);
-    config.headers.push((
-        http::header::USER_AGENT,
-        http::HeaderValue::from_static(concat!("gameday/", env!("CARGO_PKG_VERSION"))),
-    ));
+    config
+        .headers
+        .push((http::header::USER_AGENT, http::HeaderValue::from_static(concat!("gameday/", env!("CARGO_PKG_VERSION")))));
     Client::try_from(config).map_err(|error| no_way(&error))
 }
 

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
+use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::watcher;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -17,7 +19,7 @@ use super::follow::{Change, follow};
 use super::objects;
 
 /// Objects in one page of a list: bounds what is in memory at once while listing.
-const PAGE: u32 = 200;
+const PAGE: u32 = 500;
 
 pub struct Inventory {
     store: Arc<Mutex<Store>>,
@@ -31,6 +33,7 @@ struct Store {
     pods: Vec<HashMap<String, PodSeen>>,
     nodes: HashMap<String, NodeSeen>,
     workloads: BTreeMap<WorkloadRef, Option<WorkloadSeen>>,
+    namespace_ends: bool,
     /// First lists that have not arrived yet.
     awaited: usize,
 }
@@ -41,6 +44,8 @@ pub struct Stock {
     pub pods: Vec<PodSeen>,
     pub nodes: Vec<NodeSeen>,
     pub workloads: BTreeMap<WorkloadRef, Option<WorkloadSeen>>,
+    /// The namespace is being deleted, and the run with it, only later.
+    pub namespace_ends: bool,
     pub synced: bool,
 }
 
@@ -89,6 +94,19 @@ impl Inventory {
                 shelf.put_workload(change, &workload);
             }));
         }
+        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+        let (kept, news) = (Arc::clone(&store), Arc::clone(changed));
+        watches.spawn(follow(namespaces, config().fields(&format!("metadata.name={namespace}")), "namespace", move |change| {
+            let ends = match change {
+                Change::Is(namespace) => namespace.metadata.deletion_timestamp.is_some(),
+                Change::Gone(_) => true,
+                Change::Only(uids) => uids.is_empty(),
+            };
+            if ends {
+                lock(&kept).namespace_ends = true;
+                news.notify_one();
+            }
+        }));
         Inventory { store, _watches: watches }
     }
 
@@ -100,6 +118,7 @@ impl Inventory {
             pods: pods.into_values().cloned().collect(),
             nodes: store.nodes.values().cloned().collect(),
             workloads: store.workloads.clone(),
+            namespace_ends: store.namespace_ends,
             synced: store.awaited == 0,
         }
     }
@@ -117,7 +136,12 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn put<K: kube::Resource, T>(&mut self, change: Change<K>, on: impl Fn(&mut Store) -> &mut HashMap<String, T>, seen: impl Fn(K) -> T) {
+    fn put<K: kube::Resource, T>(
+        &mut self,
+        change: Change<K>,
+        on: impl Fn(&mut Store) -> &mut HashMap<String, T>,
+        seen: impl Fn(K) -> T,
+    ) {
         let mut store = lock(&self.store);
         let kept = on(&mut store);
         match change {

@@ -4,8 +4,8 @@
 //! the observer's own monotonic clock. The holder stops acting well before that: [`Leader::is_valid`] is asked
 //! before each write and each act, so that a process that was stopped and continued does nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;

@@ -34,6 +34,8 @@ use permission::Permissions;
 /// Reads that confirm that a pod is gone, at once: 200 take a fraction of a second, and the API server's
 /// fairness does not queue us.
 const CONFIRMING: usize = 32;
+/// Before the next round of a repeated fault, permissions are asked for again this early.
+const ROUND_AHEAD: SignedDuration = SignedDuration::from_secs(1);
 /// A confirmation without an answer is asked for again after this long.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
 
@@ -113,11 +115,15 @@ impl<S: Surroundings> ClusterWorld<S> {
         sight.inventory.is_synced() && sight.permissions.answers().len() >= wanted
     }
 
+    pub fn surroundings(&self) -> &S {
+        &self.surroundings
+    }
+
     /// Asks for permissions that the next turn may need. Also between turns: a turn that has just come to need
     /// them would otherwise wait until its next.
     pub fn ask_ahead(&self, run: &Run) {
         if let (Some(sight), Ok(plan)) = (&self.sight, &run.plan)
-            && needs_permission(run)
+            && needs_permission(run, self.clock.now())
         {
             sight.permissions.ask(plan.permissions());
         }
@@ -157,6 +163,7 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         }
         self.ask_ahead(run);
         seen.permissions = sight.permissions.answers();
+        seen.deleted |= stock.namespace_ends;
         seen.synced = stock.synced;
         seen.pods = stock.pods;
         seen.nodes = stock.nodes;
@@ -185,20 +192,28 @@ impl<S: Surroundings> World for ClusterWorld<S> {
 ///
 /// # Errors
 /// The API server did not answer.
-pub async fn read_replicas(client: &Client, namespace: &str, workload: &WorkloadRef) -> Result<Option<(i32, i32)>, client::Error> {
+pub async fn read_replicas(
+    client: &Client,
+    namespace: &str,
+    workload: &WorkloadRef,
+) -> Result<Option<(i32, i32)>, client::Error> {
     let found = client::ask(objects::workloads(client, namespace, workload.kind).get_opt(&workload.name)).await?;
     Ok(found.map(|found| objects::workload_seen(&found)).map(|seen| (seen.replicas, seen.ready)))
 }
 
-/// Whether an injection may be near. At other times nobody is asked: a question a second for as long as a fault
-/// is held would be noise in the cluster's audit log.
-fn needs_permission(run: &Run) -> bool {
+/// Whether an injection may be near. At other times nobody is asked: a question every other second for as long
+/// as a fault is held would be noise in the cluster's audit log.
+fn needs_permission(run: &Run, now: Timestamp) -> bool {
     let Ok(plan) = &run.plan else { return false };
     run.status.experiments.iter().zip(&plan.experiments).any(|(status, planned)| match status.phase {
-        ExperimentPhase::Arming | ExperimentPhase::Injecting => true,
-        ExperimentPhase::Holding => planned.kind.every().is_some(),
+        ExperimentPhase::Arming => true,
+        ExperimentPhase::Holding => match (planned.kind.every(), status.last_round) {
+            (Some(every), Some(last)) => now + ROUND_AHEAD >= last + every.as_signed(),
+            (Some(_), None) | (None, _) => false,
+        },
         ExperimentPhase::Pending
         | ExperimentPhase::Baseline
+        | ExperimentPhase::Injecting
         | ExperimentPhase::Reverting
         | ExperimentPhase::Recovering
         | ExperimentPhase::Judged => false,

@@ -67,7 +67,11 @@ where
     let number = |label: &str| object.labels().get(label)?.parse().ok();
     let run = holder(object, &object.namespace()?)?;
     let (Some(set), Some(back)) = (number(LABEL_SET_REPLICAS), number(LABEL_UNDO_REPLICAS)) else {
-        tracing::warn!(name = object.name_any(), namespace = object.namespace(), "held, and its labels do not say what to go back to");
+        tracing::warn!(
+            name = object.name_any(),
+            namespace = object.namespace(),
+            "held, and its labels do not say what to go back to"
+        );
         return None;
     };
     Some(HeldObject { run, target: target(object, kind), what: What::Unscale { set, back } })

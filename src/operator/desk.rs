@@ -130,7 +130,11 @@ impl Desk {
             }
             Change::Is(DeserializeGuard(Err(invalid))) => {
                 // In doubt, revert: a cord that cannot be read covers everything.
-                tracing::error!(cord = invalid.metadata.name, error = invalid.error, "a cord cannot be read: it counts as pulled over all namespaces");
+                tracing::error!(
+                    cord = invalid.metadata.name,
+                    error = invalid.error,
+                    "a cord cannot be read: it counts as pulled over all namespaces"
+                );
                 let uid = invalid.metadata.uid.clone().unwrap_or_default();
                 let spec = crate::api::CordSpec { reason: "it cannot be read".to_owned(), by: None, namespaces: Vec::new() };
                 let mut cord = Cord::new("", spec);
@@ -153,7 +157,12 @@ impl Desk {
         match change {
             Change::Is(DeserializeGuard(Ok(game_day))) => self.board.put(game_day),
             Change::Is(DeserializeGuard(Err(invalid))) => {
-                tracing::warn!(gameday = invalid.metadata.name, namespace = invalid.metadata.namespace, error = invalid.error, "a game day cannot be read; it is left out");
+                tracing::warn!(
+                    gameday = invalid.metadata.name,
+                    namespace = invalid.metadata.namespace,
+                    error = invalid.error,
+                    "a game day cannot be read; it is left out"
+                );
             }
             Change::Gone(game_day) => self.board.remove(game_day.uid().as_deref().unwrap_or_default()),
             Change::Only(uids) => self.board.keep_only(&uids),
@@ -164,7 +173,12 @@ impl Desk {
         match change {
             Change::Is(DeserializeGuard(Ok(run))) => self.see_one_run(run),
             Change::Is(DeserializeGuard(Err(invalid))) => {
-                tracing::warn!(run = invalid.metadata.name, namespace = invalid.metadata.namespace, error = invalid.error, "a run cannot be read; it is left as it is");
+                tracing::warn!(
+                    run = invalid.metadata.name,
+                    namespace = invalid.metadata.namespace,
+                    error = invalid.error,
+                    "a run cannot be read; it is left as it is"
+                );
             }
             Change::Gone(run) => self.run_gone(run.uid().as_deref().unwrap_or_default()),
             Change::Only(uids) => {
@@ -204,12 +218,13 @@ impl Desk {
         let Some(run) = lock(&self.runs).remove(uid) else { return };
         let mut now = lock(&run.now);
         now.deleted = true;
-        let finished = now.finished;
+        let Now { finished, tended, .. } = *now;
         drop(now);
         run.changed.notify_one();
         self.board.touch(&run.id.namespace, &run.game_day);
-        // A finished run was read back clean, or the sweep has been at it ever since.
-        if !finished {
+        // A finished run was read back clean, or the sweep has been at it ever since. One that a task is at is
+        // reverted by that first.
+        if !finished && !tended {
             self.litter.notify_one();
         }
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use crate::api::{Entry, EntryKind, Verdict};
@@ -41,7 +41,14 @@ impl Events {
     }
 
     /// Tells of an entry, if it is one of those that are told, and was not told yet.
-    pub fn tell(&self, entry: &Entry, verdict: Option<Verdict>, regarding: &ObjectReference, run: &ObjectReference, told: &mut Told) {
+    pub fn tell(
+        &self,
+        entry: &Entry,
+        verdict: Option<Verdict>,
+        regarding: &ObjectReference,
+        run: &ObjectReference,
+        told: &mut Told,
+    ) {
         let Some((type_, reason)) = worth_telling(entry.kind, verdict) else { return };
         if !told.insert((reason, entry.experiment.clone())) {
             return;

@@ -74,8 +74,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let mut asked_to_stop = std::pin::pin!(asked_to_stop);
     let metrics = Arc::new(Metrics::new());
     let address = options.health;
-    let _health =
-        health::serve(address, Arc::clone(&metrics)).await.map_err(|source| Error::Health { address, source })?;
+    let _health = health::serve(address, Arc::clone(&metrics)).await.map_err(|source| Error::Health { address, source })?;
     let client = client::connect(options.kubeconfig.as_deref()).await?;
     // A restarted process is another one, and must wait for the lease as any other.
     let identity = format!("{}_{:08x}", options.identity, draw() >> 32);

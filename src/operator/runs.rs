@@ -21,8 +21,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_LONGEST: Duration = Duration::from_secs(2);
 /// Turns one after the other without a pause: more means that its writes fail again and again.
 const AT_ONCE_MAX: u32 = 8;
-/// A run that has not touched anything waits so long for its first lists and answers, so that its first turn
-/// can decide. Without them it starts all the same, and says what it waits for.
+/// A run that has not touched anything waits so long for its first lists, answers and samples, so that its first
+/// turn can decide. Without them it starts all the same, and says what it waits for.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 /// Starts the task of a run that has none.
@@ -52,7 +52,9 @@ async fn load_again(desk: &Desk, seen: &SeenRun) -> Option<Loaded> {
         tokio::time::sleep(AGAIN_LONGEST).await;
         match record::load(&desk.client, &seen.id).await {
             Ok(loaded) => return loaded,
-            Err(error) => tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, %error, "no answer; asked again soon"),
+            Err(error) => {
+                tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, %error, "no answer; asked again soon")
+            }
         }
     }
     None
@@ -76,7 +78,8 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     let run = &loaded.run;
     let plan = run.plan.as_ref().ok();
     let inventory = plan.map(|plan| Arc::new(Inventory::start(&desk.client, &run.id.namespace, plan, &seen.changed)));
-    let around = Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default(), samplers: samplers(desk, seen, run) };
+    let around =
+        Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default(), samplers: samplers(desk, seen, run) };
     let world = ClusterWorld::start(&desk.client, &desk.leader, desk.clock, run, inventory, around, &seen.changed);
     if run.status.phase == RunPhase::Waiting {
         first_look(&world, run, &seen.changed).await;
@@ -96,7 +99,11 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
                 let pause = Duration::try_from(at.duration_since(world.now())).unwrap_or(Duration::ZERO);
                 at_once = if pause == Duration::ZERO { at_once + 1 } else { 0 };
                 if at_once > AT_ONCE_MAX {
-                    tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, "its record is not written again and again; slower now");
+                    tracing::warn!(
+                        run = seen.id.name,
+                        namespace = seen.id.namespace,
+                        "its record is not written again and again; slower now"
+                    );
                     let pause = again;
                     again = (again * 2).min(AGAIN_LONGEST);
                     (pause, false)
@@ -157,7 +164,13 @@ fn samplers(desk: &Desk, seen: &SeenRun, run: &Run) -> Vec<Sampler> {
         match Prober::new(probe, &read) {
             Ok(prober) => samplers.push(Sampler::start(prober, recorded, Arc::clone(&clock), Arc::clone(&seen.changed))),
             Err(error) => {
-                tracing::error!(run = run.id.name, namespace = run.id.namespace, probe = probe.name, error, "this cannot be probed");
+                tracing::error!(
+                    run = run.id.name,
+                    namespace = run.id.namespace,
+                    probe = probe.name,
+                    error,
+                    "this cannot be probed"
+                );
             }
         }
     }
@@ -166,7 +179,7 @@ fn samplers(desk: &Desk, seen: &SeenRun, run: &Run) -> Vec<Sampler> {
 
 async fn first_look(world: &ClusterWorld<Around>, run: &Run, changed: &Notify) {
     let looking = async {
-        while !world.is_ready(run) {
+        while !(world.is_ready(run) && world.surroundings().have_all_seen()) {
             changed.notified().await;
         }
     };
@@ -181,6 +194,13 @@ struct Around {
     told: Mutex<Told>,
     /// In the order of the spec.
     samplers: Vec<Sampler>,
+}
+
+impl Around {
+    /// Whether each probe has seen something.
+    fn have_all_seen(&self) -> bool {
+        self.samplers.iter().all(|sampler| sampler.track().last_seen().is_some())
+    }
 }
 
 impl Surroundings for Around {

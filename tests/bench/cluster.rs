@@ -48,14 +48,16 @@ async fn bench() {
     visible_to_deleted(&client).await;
     two_hundred(&client, &folder).await;
     run_deleted_to_gone(&client).await;
-    probe_to_stopped(&client, "every: 1s, breachAfter: 1", json!({"every": "1s", "timeout": "500ms", "breachAfter": 1}), 10).await;
+    probe_to_stopped(&client, "every: 1s, breachAfter: 1", json!({"every": "1s", "timeout": "500ms", "breachAfter": 1}), 10)
+        .await;
     probe_to_stopped(&client, "the defaults", json!({}), 5).await;
     idle(&folder, &operators).await;
 }
 
 /// A run with these pieces; the probe asks the API server's own health unless told otherwise.
 fn run(name: &str, probe: serde_json::Value, experiment: serde_json::Value, targets: i32) -> GameDayRun {
-    let mut steady = json!({"name": "shop", "workload": {"kind": "Deployment", "name": "shop"}, "expect": {"ready": {"count": 1}}});
+    let mut steady =
+        json!({"name": "shop", "workload": {"kind": "Deployment", "name": "shop"}, "expect": {"ready": {"count": 1}}});
     merge(&mut steady, probe);
     let spec: GameDayRunSpec = serde_json::from_value(json!({
         "gameDayName": "bench",
@@ -86,9 +88,11 @@ async fn visible_to_deleted(client: &Client) {
     let runs_here: Api<GameDayRun> = Api::namespaced(client.clone(), GHOSTS);
     let mut took = Vec::new();
     for number in 0..50 {
-        let version = pods.list(&ListParams::default().limit(1)).await.expect("pods").metadata.resource_version.unwrap_or_default();
+        let version =
+            pods.list(&ListParams::default().limit(1)).await.expect("pods").metadata.resource_version.unwrap_or_default();
         let mut pod_watch = pods.watch(&WatchParams::default(), &version).await.expect("a watch").boxed();
-        let version = runs_here.list(&ListParams::default().limit(1)).await.expect("runs").metadata.resource_version.unwrap_or_default();
+        let version =
+            runs_here.list(&ListParams::default().limit(1)).await.expect("runs").metadata.resource_version.unwrap_or_default();
         let mut run_watch = runs_here.watch(&WatchParams::default(), &version).await.expect("a watch").boxed();
         let name = format!("kill-{number}");
         let kill = json!({"name": "kill", "targets": {"pods": {"matchLabels": {"app": "ghost"}}}, "fault": {"podKill": {"gracePeriod": "0s"}}, "hold": "1s"});
@@ -214,7 +218,11 @@ async fn idle(folder: &std::path::Path, operators: &[Operator]) {
     for operator in operators {
         let status = std::fs::read_to_string(format!("/proc/{}/status", operator.child.id())).expect("the operator lives");
         let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
-        println!("resident memory of {} with 2,000 pods in the cluster: {}", operator.identity, line.trim_start_matches("VmRSS:").trim());
+        println!(
+            "resident memory of {} with 2,000 pods in the cluster: {}",
+            operator.identity,
+            line.trim_start_matches("VmRSS:").trim()
+        );
     }
 }
 
@@ -357,8 +365,12 @@ fn kubectl(args: &[&str]) -> String {
 
 fn apply(manifests: &str) {
     use std::io::Write;
-    let mut child =
-        Command::new("kubectl").args(["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("kubectl runs");
+    let mut child = Command::new("kubectl")
+        .args(["apply", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("kubectl runs");
     child.stdin.take().expect("a pipe").write_all(manifests.as_bytes()).expect("kubectl reads");
     assert!(child.wait().expect("kubectl ends").success());
 }
