@@ -6,6 +6,7 @@ use super::{Exit, Failure, Output};
 /// Write completions for a shell
 #[derive(Debug, Args)]
 pub struct Completions {
+    /// Which shell
     shell: Shell,
 }
 

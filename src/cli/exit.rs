@@ -89,7 +89,10 @@ impl From<std::io::Error> for Failure {
 impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) if status.code == 404 && status.reason != "NotFound" => {
+            // What the API server says of a kind that it does not know, with and without its group.
+            kube::Error::Api(status)
+                if status.code == 404 && (status.reason != "NotFound" || status.message.contains("the requested resource")) =>
+            {
                 Failure::alone("this cluster does not know game days: gameday install | kubectl apply -f -")
             }
             kube::Error::Api(status) if status.code == 403 => Failure::refused(status.message),

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{ConditionStatus, GameDayRun, RunPhase, Verdict};
 use crate::report;
@@ -51,6 +52,8 @@ pub async fn follow(
     let mut run: Option<GameDayRun> = None;
     let mut interrupted = false;
     let (begun, mut answered) = (Instant::now(), Instant::now());
+    // One stream for the whole time: a signal between two waits is not lost.
+    let mut signals = Signals::new()?;
     let mut tick = tokio::time::interval(REDRAW);
     loop {
         tokio::select! {
@@ -95,8 +98,7 @@ pub async fn follow(
                     }
                 }
             }
-            signal = tokio::signal::ctrl_c() => {
-                signal.map_err(|error| Failure::alone(format!("signals: {error}")))?;
+            () = signals.next() => {
                 let left = format!("{name} goes on without being watched: gameday -n {namespace} watch {name}");
                 if interrupt == Interrupt::Leaves || interrupted {
                     view.leave(output)?;
@@ -104,12 +106,32 @@ pub async fn follow(
                 }
                 interrupted = true;
                 view.note("stopping: reverting what is in force; Ctrl-C again leaves without waiting for it", output)?;
-                if let Err(failure) = stop::stop_run(connection, namespace, name, "Ctrl-C at the command line").await {
+                if let Err(failure) = stop::stop_run(connection, namespace, name, "interrupted at the command line").await {
                     view.leave(output)?;
                     failure.tell();
                     return Err(Failure::alone(format!("{name} could not be stopped: gameday -n {namespace} stop {name}")));
                 }
             }
+        }
+    }
+}
+
+/// Ctrl-C, and what ends a cancelled job.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let on = |kind| signal(kind).map_err(|error| Failure::alone(format!("signals: {error}")));
+        Ok(Signals { interrupt: on(SignalKind::interrupt())?, terminate: on(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{Cluster, Exit, Failure, Output};
 /// Release a cord; without a name the only one there is
 #[derive(Debug, Args)]
 pub struct Release {
+    /// The cord's name
     cord: Option<String>,
     /// All of them, whoever pulled them
     #[arg(long, conflicts_with = "cord")]

@@ -13,6 +13,7 @@ pub struct Report {
     /// A run in the cluster, or a file with one (kubectl get gdr NAME -o yaml)
     #[arg(value_name = "RUN|FILE")]
     what: String,
+    /// How it is written
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
 }

@@ -1,4 +1,5 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write;
 
 use clap::Args;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -49,6 +50,10 @@ pub async fn find(what: &str, cluster: &Cluster) -> Result<(Connection, GameDay,
     if contents.game_days.len() > 1 {
         let names: Vec<&str> = contents.game_days.iter().filter_map(|(one, _)| one.metadata.name.as_deref()).collect();
         return Err(Failure::invalid(format!("{what}: {} game days ({}), and one is wanted", names.len(), names.join(", "))));
+    }
+    if !contents.others.is_empty() {
+        // Only a note: where standard error is closed, nobody wants it.
+        let _ = writeln!(anstream::stderr(), "{what}: {} other objects in it are left alone", contents.others.len());
     }
     let (game_day, _) = contents.game_days.remove(0);
     let connection = Connection::open(cluster).await?;

@@ -18,6 +18,7 @@ pub struct Runs {
     /// In all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    /// How they are written
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     output: Form,
 }

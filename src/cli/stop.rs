@@ -12,6 +12,7 @@ use super::{Cluster, Exit, Failure, Output};
 /// Stop a run, or pull the cord: everything in force is reverted
 #[derive(Debug, Args)]
 pub struct Stop {
+    /// The run's name
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     run: Option<String>,
     /// Pull the cord: stop all runs, and let none start until it is released; with -n only in that namespace

@@ -7,6 +7,7 @@ use super::{Cluster, Exit, Failure, Output};
 /// Follow a run to its end; Ctrl-C leaves it alone
 #[derive(Debug, Args)]
 pub struct Watch {
+    /// Its name
     run: String,
 }
 

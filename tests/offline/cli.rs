@@ -244,3 +244,29 @@ fn a_run_that_no_operator_takes_up_is_exit_code_5_and_is_left_with_a_way_to_stop
     assert!(run["spec"]["gameDay"]["seed"].is_i64(), "{run}");
     assert!(out.starts_with(&format!("started shop/{name}; seed {}\n", run["spec"]["gameDay"]["seed"])), "{out}");
 }
+
+#[test]
+fn ctrl_c_stops_the_run_and_a_second_one_leaves_it_alone() {
+    let server = Server::start("interrupted", None);
+    let child = Command::new(env!("CARGO_BIN_EXE_gameday"))
+        .args(["--kubeconfig", server.kubeconfig(), "run", "examples/checkout.yaml"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program is built");
+    let interrupt = || {
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill exists");
+        assert!(sent.success());
+    };
+    server.until_watched();
+    interrupt();
+    server.until_stopped();
+    interrupt();
+    let run = server.run().expect("it was created");
+    let (out, err, code) = said(&child.wait_with_output().expect("it ends"));
+    assert_eq!(run["spec"]["stop"]["reason"], "interrupted at the command line");
+    assert!(out.contains("stopping: reverting what is in force"), "{out}");
+    assert!(err.contains("goes on without being watched: gameday -n shop watch checkout-"), "{err}");
+    assert_eq!(code, Some(3));
+}

@@ -146,7 +146,7 @@ fn a_run_crashed_at_any_call_keeps_every_promise() {
 }
 
 /// Seeds that the test draws from; `GAMEDAY_SEEDS` sets another number.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_000;
 
 fn rehearse_seed(seed: u64) -> (String, Rehearsed) {
     unfold(&chance::scenario(seed), &Options { seed, misfortune: true, ..Options::default() })

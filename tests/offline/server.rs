@@ -1,16 +1,25 @@
 //! An API server with one run in it, for what the command line makes of its answers. It knows lists, a watch that
-//! says nothing, and creating; everything else is not found.
+//! says nothing, creating, reading and stopping it; everything else is not found.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 pub struct Server {
     kubeconfig: PathBuf,
-    run: Arc<Mutex<Option<Value>>>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What the server knows.
+#[derive(Clone, Default)]
+struct Known {
+    run: Option<Value>,
+    /// Somebody watches it.
+    watched: bool,
 }
 
 impl Server {
@@ -26,24 +35,40 @@ impl Server {
             "users": [{"name": "u", "user": {}}],
         });
         std::fs::write(&kubeconfig, config.to_string()).expect("a temporary file");
-        let run = Arc::new(Mutex::new(run));
-        let shared = Arc::clone(&run);
+        let known = Arc::new(Mutex::new(Known { run, watched: false }));
+        let shared = Arc::clone(&known);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let run = Arc::clone(&shared);
-                std::thread::spawn(move || serve(stream, &run));
+                let known = Arc::clone(&shared);
+                std::thread::spawn(move || serve(stream, &known));
             }
         });
-        Server { kubeconfig, run }
+        Server { kubeconfig, known }
     }
 
     pub fn kubeconfig(&self) -> &str {
         self.kubeconfig.to_str().expect("a plain path")
     }
 
-    /// What was created.
+    /// The run as it was created and changed.
     pub fn run(&self) -> Option<Value> {
-        self.run.lock().expect("no test panics with it").clone()
+        self.known.lock().expect("no test panics with it").run.clone()
+    }
+
+    pub fn until_watched(&self) {
+        self.until(|known| known.watched);
+    }
+
+    pub fn until_stopped(&self) {
+        self.until(|known| known.run.as_ref().is_some_and(|run| run["spec"]["stop"].is_object()));
+    }
+
+    fn until(&self, seen: impl Fn(&Known) -> bool) {
+        let latest = Instant::now() + Duration::from_secs(10);
+        while !seen(&self.known.lock().expect("no test panics with it")) {
+            assert!(Instant::now() < latest, "the server waited in vain");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -55,7 +80,7 @@ impl Drop for Server {
 }
 
 /// Answers the requests of one connection. A client that hangs up ends it.
-fn serve(stream: TcpStream, run: &Mutex<Option<Value>>) -> Option<()> {
+fn serve(stream: TcpStream, shared: &Mutex<Known>) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut stream = stream;
     loop {
@@ -76,12 +101,13 @@ fn serve(stream: TcpStream, run: &Mutex<Option<Value>>) -> Option<()> {
         reader.read_exact(&mut body).ok()?;
         let mut words = request.split_whitespace();
         let (method, path) = (words.next()?, words.next()?);
-        let known = run.lock().ok()?.clone();
+        let known = shared.lock().ok()?.clone();
         let (status, answer) = match (method, path) {
             ("GET", path) if path.contains("watch=true") => {
                 stream
                     .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
                     .ok()?;
+                shared.lock().ok()?.watched = true;
                 // Nothing ever changes; until the client hangs up.
                 reader.read_line(&mut request).ok()?;
                 return None;
@@ -90,15 +116,23 @@ fn serve(stream: TcpStream, run: &Mutex<Option<Value>>) -> Option<()> {
                 "200 OK",
                 json!({
                     "apiVersion": "gameday.dev/v1alpha1", "kind": "GameDayRunList", "metadata": {"resourceVersion": "1"},
-                    "items": known.into_iter().collect::<Vec<_>>(),
+                    "items": known.run.into_iter().collect::<Vec<_>>(),
                 }),
             ),
             ("POST", path) if path.contains("/gamedayruns") => {
                 let mut created: Value = serde_json::from_slice(&body).ok()?;
                 created["metadata"]["uid"] = "created".into();
                 created["metadata"]["resourceVersion"] = "1".into();
-                *run.lock().ok()? = Some(created.clone());
+                shared.lock().ok()?.run = Some(created.clone());
                 ("201 Created", created)
+            }
+            ("GET", path) if path.contains("/gamedayruns/") && known.run.is_some() => ("200 OK", known.run?),
+            ("PATCH", path) if path.contains("/gamedayruns/") => {
+                let change: Value = serde_json::from_slice(&body).ok()?;
+                let mut run = known.run?;
+                run["spec"]["stop"] = change["spec"]["stop"].clone();
+                shared.lock().ok()?.run = Some(run.clone());
+                ("200 OK", run)
             }
             (_, _) => (
                 "404 Not Found",
