@@ -242,7 +242,7 @@ fn inject(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: 
             clean: None,
             problem: None,
         };
-        say_of(cx, &planned.name, &target, EntryKind::Ordered, format!("{} ordered (one of {sum})", planned.kind.name()), out);
+        say_of(cx, &planned.name, &target, EntryKind::Ordered, format!("{} ordered: {sum}", planned.kind.name()), out);
         status.targets.push(target);
     }
     enter(cx, status, ExperimentPhase::Injecting, out);
