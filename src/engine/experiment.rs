@@ -367,9 +367,10 @@ fn breach(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Ou
     if status.breach.is_some() {
         return;
     }
-    let broken = cx.probes().find_map(|(probe, track)| Some((probe, track, track.breach(probe)?)));
-    let Some((probe, track, first_bad)) = broken else { return };
-    let text = format!("{}: {} bad in a row, the last: {}", probe.name, probe.breach_after, track.said());
+    let injected = status.injected.unwrap_or(cx.now);
+    let broken = cx.probes().find_map(|(probe, track)| Some((probe, track.breach_since(probe, injected)?)));
+    let Some((probe, (first_bad, said))) = broken else { return };
+    let text = format!("{}: {} bad in a row, the last: {said}", probe.name, probe.breach_after);
     say(cx, status, EntryKind::Breach, text.clone(), out);
     status.breach = Some(text);
     status.first_bad = Some(first_bad);
@@ -391,6 +392,9 @@ fn blind(cx: &Context, since: Timestamp, out: &mut Out) -> Option<String> {
         return Some("blind: the probes are not watched".to_owned());
     }
     for (probe, track) in cx.probes() {
+        if let Some((length, said)) = track.silence_since(probe, since) {
+            return Some(format!("blind: {} saw nothing for {length}: {said}", probe.name));
+        }
         let last = track.last_seen().map_or(since, |last| last.max(since));
         let limit = last + probe.patience().as_signed();
         if cx.now > limit {
