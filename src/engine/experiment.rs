@@ -426,6 +426,10 @@ fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, inde
     let since = status.reverted.unwrap_or(cx.now);
     look_clean(cx, planned, status, since, out);
     if status.targets.iter().all(|target| target.clean.is_some()) {
+        let held = status.targets.iter().filter(|target| target.undo.is_some()).map(|target| target.latest_end).min();
+        if let Some(late) = held.map(|end| Duration::between(end, cx.now)).filter(|late| *late > limits::LATE) {
+            status.doubt.get_or_insert(format!("held {late} longer than ordered: no undo was confirmed before"));
+        }
         status.clean = Some(cx.now);
         status.time_to_abort = status.breached.map(|breached| Duration::between(breached, cx.now));
         say(
