@@ -1,6 +1,13 @@
-use kube::CustomResourceExt;
-fn main() {
-    for crd in [gameday::api::GameDay::crd(), gameday::api::GameDayRun::crd(), gameday::api::Cord::crd()] {
-        println!("---\n{}", serde_json::to_string(&crd).unwrap());
-    }
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+enum Verb {
+    Hold(gameday::holder::HoldArgs),
+}
+
+fn main() -> ExitCode {
+    let Verb::Hold(args) = Verb::parse();
+    gameday::holder::hold(args)
 }

@@ -1,0 +1,2 @@
+//! The holder against a process in cgroups of its own.
+fn main() {}
