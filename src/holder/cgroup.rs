@@ -171,6 +171,32 @@ impl Controller {
     }
 }
 
+/// Whether this kernel counts this by cgroup, the node's tree is visible, and its files may be written.
+///
+/// # Errors
+/// Why not.
+pub fn check(controller: Controller) -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("joining a container's cgroup needs user 0".into());
+    }
+    let own = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+    let v1 = parse(&own).into_iter().find(|membership| membership.controllers.iter().any(|name| name == controller.name()));
+    let trees = std::iter::once(PathBuf::from(TREE)).chain(node_views());
+    let mut found = trees.flat_map(|tree| match &v1 {
+        Some(membership) => hierarchies(&tree, Version::V1, &membership.controllers),
+        None => hierarchies(&tree, Version::V2, &[]),
+    });
+    let names = controller.name_in_v2();
+    let counts = |directory: PathBuf| match v1 {
+        Some(_) => directory.join("cgroup.procs").exists(),
+        None => {
+            let text = std::fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+            text.split_whitespace().any(|name| name == names)
+        }
+    };
+    if found.any(counts) { Ok(()) } else { Err(format!("no cgroup tree that counts {names} is visible here")) }
+}
+
 pub fn parse(text: &str) -> Vec<Membership> {
     let line = |line: &str| {
         let mut fields = line.splitn(3, ':');

@@ -9,7 +9,7 @@ use rustix::thread::CapabilitySet;
 use super::event::{Bite, Clean, End};
 use super::frame::{Ground, Hold, Lost, Refusal};
 use super::order::{ContainerKill, KillSignal};
-use super::sys;
+use super::{privilege, sys};
 
 pub struct KillHold {
     signal: KillSignal,
@@ -19,7 +19,7 @@ pub struct KillHold {
 }
 
 pub fn check() -> Result<(), String> {
-    Ok(())
+    privilege::need(CapabilitySet::KILL, "KILL", "signalling another user's process")
 }
 
 pub fn prepare(order: &ContainerKill, ground: &Ground<'_>) -> Result<KillHold, Refusal> {

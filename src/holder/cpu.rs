@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::cgroup::{Cgroup, Controller, Level, Version};
+use super::cgroup::{self, Cgroup, Controller, Level, Version};
 use super::event::{Bite, Clean};
 use super::frame::{Ground, Hold, Lost, Refusal};
 use super::leash::LastResort;
@@ -55,7 +55,7 @@ struct Reading {
 }
 
 pub fn check() -> Result<(), String> {
-    Ok(())
+    cgroup::check(Controller::Cpu)
 }
 
 pub fn prepare(order: &Cpu, ground: &Ground<'_>) -> Result<CpuHold, Refusal> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 use super::cgroup::{Cgroup, Controller, Version};
 use super::event::{Bite, Clean};
@@ -19,7 +20,7 @@ use super::leash::{LastResort, timespec};
 use super::order::DiskFill;
 use super::target::unnamed_file;
 use super::worker::Worker;
-use super::{memory, sys};
+use super::{memory, privilege, sys};
 
 /// How full the node's own file system may become unless the order allows evictions: at 85 % the kubelet begins
 /// to delete images, at 90 % to evict pods.
@@ -51,7 +52,7 @@ struct Charged {
 }
 
 pub fn check() -> Result<(), String> {
-    Ok(())
+    privilege::need(CapabilitySet::SYS_PTRACE, "SYS_PTRACE", "reaching the target's files")
 }
 
 pub fn prepare(order: &DiskFill, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refusal> {

@@ -12,13 +12,15 @@ use std::time::Duration;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::thread::CapabilitySet;
 
-use super::cgroup::{Cgroup, Controller};
+use super::cgroup::{self, Cgroup, Controller};
 use super::event::{Bite, Clean};
 use super::filesystem::{self, Kind, Space};
 use super::frame::{Ground, Hold, Lost, Refusal};
 use super::leash::LastResort;
 use super::order::{DiskIo, DiskOperation};
+use super::privilege;
 use super::sys::{self, Shared};
 use super::target::unnamed_file;
 use super::worker::{self, Tether, Worker};
@@ -57,7 +59,8 @@ pub struct IoHold {
 }
 
 pub fn check() -> Result<(), String> {
-    Ok(())
+    privilege::need(CapabilitySet::SYS_PTRACE, "SYS_PTRACE", "reaching the target's files")?;
+    cgroup::check(Controller::Io)
 }
 
 pub fn prepare(order: &DiskIo, ground: &Ground<'_>) -> Result<IoHold, Refusal> {
@@ -173,7 +176,9 @@ impl Presser<'_> {
         let block = self.order.block;
         let buffer = sys::page_aligned(usize::try_from(block).map_err(io::Error::other)?)?;
         // Contents that no disk makes smaller.
-        self.chance.fill_bytes(buffer);
+        let (first, rest) = buffer.split_at_mut(PAGE as usize);
+        self.chance.fill_bytes(first);
+        rest.chunks_mut(first.len()).for_each(|page| page.copy_from_slice(first));
         let blocks = STRIPE / block;
         if self.order.operation == DiskOperation::Read {
             // Room that was never written is read from nowhere.

@@ -99,6 +99,11 @@ pub fn prepare(order: &Files, ground: &Ground<'_>) -> Result<FilesHold, Refusal>
 }
 
 impl Hold for FilesHold {
+    /// To mark a mount. Answering needs nothing.
+    fn injects_with(&self) -> CapabilitySet {
+        CapabilitySet::SYS_ADMIN
+    }
+
     fn inject(&mut self) -> Result<String, Refusal> {
         let group = self.group.as_ref().ok_or_else(|| Refusal::new("the group is closed already"))?;
         let events = self.order.operations.iter().fold(0, |events, operation| {

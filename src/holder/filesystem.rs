@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{fstat, fstatfs, fstatvfs};
+use rustix::fs::{FsWord, fstat, fstatfs, fstatvfs};
 
-const TMPFS: i64 = 0x0102_1994;
-const OVERLAY: i64 = 0x794c_7630;
+const TMPFS: FsWord = 0x0102_1994;
+const OVERLAY: FsWord = 0x794c_7630;
 
 /// Where a node keeps what it cannot do without: filling one of these evicts pods.
 const OF_THE_NODE: [&str; 6] =
@@ -57,7 +57,7 @@ impl Space {
 /// # Errors
 /// The kernel's, or a mount table that cannot be read: what is not known is not filled.
 pub fn kind(directory: &OwnedFd) -> io::Result<Kind> {
-    match i64::try_from(fstatfs(directory)?.f_type).unwrap_or(0) {
+    match fstatfs(directory)?.f_type {
         TMPFS => return Ok(Kind::Tmpfs),
         OVERLAY => return Ok(Kind::Node),
         _ => {}

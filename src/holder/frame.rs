@@ -33,11 +33,16 @@ pub struct Ground<'a> {
 
 /// A fault that this process holds.
 ///
-/// It is prepared with all privileges and injects nothing then; injected with what [`Hold::keeps`] leaves;
+/// It is prepared with all privileges and injects nothing then; injected with those it names, and held with fewer;
 /// reverted at the end, also after an injection that failed half way. Dropping it must revert as well, and so
 /// must the end of the process: that is the point.
 pub trait Hold {
-    /// Capabilities that it cannot hold without. Fewer is better, none is usual.
+    /// Capabilities that it cannot be injected without, where it does not keep them anyway.
+    fn injects_with(&self) -> CapabilitySet {
+        CapabilitySet::empty()
+    }
+
+    /// Capabilities that it cannot be held without. Fewer is better, none is usual.
     fn keeps(&self) -> CapabilitySet {
         CapabilitySet::empty()
     }
@@ -121,6 +126,11 @@ pub enum Exit {
 }
 
 /// Holds one fault from its order to its end.
+///
+/// # Guarantees
+/// Nothing is injected before this process dies with its parent and at its last resort (`bind`), and before the
+/// end of the order, of the length and of the target are watched (`Leash`). From then on there are two ways out
+/// of here: through `revert`, or by the death of the process, which takes the fault along.
 pub fn run(order: &Order, orders: Option<Orders>, report: &mut Report) -> Exit {
     let refused = |report: &mut Report, refusal: Refusal| {
         report.say(&Event::Refused { why: refusal.to_string() });
@@ -137,7 +147,7 @@ pub fn run(order: &Order, orders: Option<Orders>, report: &mut Report) -> Exit {
         Ok(prepared) => prepared,
         Err(refusal) => return refused(report, refusal),
     };
-    let says = match privilege::keep_only(fault.keeps()).and_then(|()| fault.inject()) {
+    let says = match inject(fault.as_mut()) {
         Ok(says) => says,
         Err(refusal) => {
             fault.revert();
@@ -179,10 +189,21 @@ fn bind(order: &Order) -> Result<(LastResort, Target), Refusal> {
     Ok((last_resort, Target::find(&order.target)?))
 }
 
+/// In force, with no more privileges than each step needs.
+fn inject(fault: &mut dyn Hold) -> Result<String, Refusal> {
+    privilege::keep_only(fault.injects_with() | fault.keeps())?;
+    let says = fault.inject()?;
+    privilege::keep_only(fault.keeps())?;
+    Ok(says)
+}
+
 /// In force until something ends it. Returns why, and what it did since the last report.
 fn hold(fault: &mut dyn Hold, leash: &mut Leash, report: &mut Report) -> (Result<End, Lost>, Option<Bite>) {
     let mut next_bite = sys::since_boot() + BITE_EVERY;
     loop {
+        if report.is_unheard() {
+            return (Ok(End::Unheard), Some(fault.bite()));
+        }
         let wake = fault.due().map_or(next_bite, |due| due.min(next_bite));
         let woke = leash.wait(&fault.fds(), wake.saturating_sub(sys::since_boot()));
         match woke {
@@ -207,9 +228,6 @@ fn hold(fault: &mut dyn Hold, leash: &mut Leash, report: &mut Report) -> (Result
         if sys::since_boot() >= next_bite {
             next_bite += BITE_EVERY;
             report.say(&Event::Bite(fault.bite()));
-            if report.is_unheard() {
-                return (Ok(End::Unheard), None);
-            }
         }
     }
 }

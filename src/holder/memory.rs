@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::cgroup::{Cgroup, Controller, Version};
+use super::cgroup::{self, Cgroup, Controller, Version};
 use super::event::{Bite, Clean};
 use super::frame::{Ground, Hold, Lost, Refusal};
 use super::leash::LastResort;
@@ -53,7 +53,7 @@ pub struct MemoryHold {
 }
 
 pub fn check() -> Result<(), String> {
-    Ok(())
+    cgroup::check(Controller::Memory)
 }
 
 pub fn prepare(order: &Memory, ground: &Ground<'_>) -> Result<MemoryHold, Refusal> {

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cgroup::{Cgroup, Controller, Version};
+use super::cgroup::{self, Cgroup, Controller, Version};
 use super::event::{Bite, Clean};
 use super::frame::{Ground, Hold, Lost, Refusal};
 use super::leash::LastResort;
@@ -43,7 +43,7 @@ struct Room {
 }
 
 pub fn check() -> Result<(), String> {
-    Ok(())
+    cgroup::check(Controller::Pids)
 }
 
 pub fn prepare(order: &Processes, ground: &Ground<'_>) -> Result<ProcessesHold, Refusal> {
