@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gameday::holder::{Aim, Cpu, DiskFill, End, Event, Exit, Fault, FileOperation, Files, LAST_RESORT, Memory, Pause, Processes};
 use rustix::process::Signal;
 
-use super::ground::{CLEARED_WITHIN, Ground, Holder, MIB, SOON, field, ground, reap, signal_kill, state, until};
+use super::ground::{Ground, Holder, MIB, cleared_within, field, ground, reap, signal_kill, soon, state, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -87,16 +87,16 @@ fn a_killed_holder_leaves_nothing() {
         for _ in 0..TIMES {
             let mut holder = ground.hold(fault.clone(), LONG);
             holder.started();
-            until(&format!("{kind} in force"), SOON, || in_force(&ground));
+            until(&format!("{kind} in force"), soon(), || in_force(&ground));
             let workers = ground.workers();
             holder.signal(Signal::KILL);
-            took.push(until(&format!("{kind} cleared"), CLEARED_WITHIN, || {
+            took.push(until(&format!("{kind} cleared"), cleared_within(), || {
                 reap(&workers);
                 !in_force(&ground) && ground.workers().is_empty()
             }));
         }
         // Freed blocks are counted when the journal says so.
-        until(&format!("{kind}: as before"), SOON, || ground.traces() == before);
+        until(&format!("{kind}: as before"), soon(), || ground.traces() == before);
         took.sort();
         println!("{kind}: cleared within {:?} median, {:?} worst of {TIMES}", took[TIMES / 2], took[TIMES - 1]);
     }
@@ -109,18 +109,18 @@ fn a_released_holder_reverts_and_reads_back() {
     for (kind, fault, in_force) in kinds(&ground) {
         let mut holder = ground.hold(fault, LONG);
         holder.started();
-        until(&format!("{kind} in force"), SOON, || in_force(&ground));
+        until(&format!("{kind} in force"), soon(), || in_force(&ground));
         holder.release();
         let began = Instant::now();
         let ended = holder.end();
-        assert!(began.elapsed() < CLEARED_WITHIN, "{kind}: {:?}", began.elapsed());
+        assert!(began.elapsed() < cleared_within(), "{kind}: {:?}", began.elapsed());
         assert_eq!(ended.status.code(), Some(Exit::Cleared as i32), "{kind}: {ended:?}");
         match ended.last() {
             Event::Cleared { end: End::Released, clean } => assert!(clean.clean, "{kind}: {clean:?}"),
             other => panic!("{kind}: {other:?}"),
         }
         assert!(!in_force(&ground), "{kind} is still in force");
-        until(&format!("{kind}: as before"), SOON, || ground.traces() == before);
+        until(&format!("{kind}: as before"), soon(), || ground.traces() == before);
     }
 }
 
@@ -168,8 +168,8 @@ fn a_stopped_holder_is_ended_by_its_kernel_timer() {
         let took = began.elapsed();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), Some(9), "{ended:?}");
         let resort = Duration::from_secs(1) + LAST_RESORT;
-        assert!(took > resort - Duration::from_millis(100) && took < resort + CLEARED_WITHIN, "{took:?}");
-        until("workers gone", CLEARED_WITHIN, || {
+        assert!(took > resort - Duration::from_millis(100) && took < resort + cleared_within(), "{took:?}");
+        until("workers gone", cleared_within(), || {
             reap(&workers);
             ground.workers().is_empty()
         });
@@ -183,14 +183,14 @@ fn a_target_that_dies_ends_it_and_takes_the_workers_along() {
         let Some(mut ground) = ground("dies") else { return };
         let mut holder = ground.hold(memory(), LONG);
         holder.started();
-        until("a worker", SOON, || !ground.workers().is_empty());
+        until("a worker", soon(), || !ground.workers().is_empty());
         let workers = ground.workers();
         if stopped {
             holder.signal(Signal::STOP);
         }
         ground.kill();
         // While the holder is stopped nobody reaps its worker, but a zombie holds no memory and no cgroup.
-        until("the worker gone", CLEARED_WITHIN, || ground.processes().is_empty());
+        until("the worker gone", cleared_within(), || ground.processes().is_empty());
         if stopped {
             holder.signal(Signal::KILL);
             reap(&workers);
@@ -211,12 +211,12 @@ fn a_parent_that_dies_takes_holder_and_workers_along() {
             .args(["--for", "60s", "--container", &ground.id])
             .spawn()
             .unwrap();
-        until("a worker", SOON, || !ground.workers().is_empty());
+        until("a worker", soon(), || !ground.workers().is_empty());
         let workers = ground.workers();
         let holder: i32 = field(workers[0], "PPid:").unwrap().parse().unwrap();
         parent.kill().unwrap();
         parent.wait().unwrap();
-        until("all gone", CLEARED_WITHIN, || {
+        until("all gone", cleared_within(), || {
             reap(&workers);
             reap(&[holder]);
             ground.workers().is_empty() && state(holder).is_none()
@@ -269,7 +269,7 @@ fn an_order_that_cannot_be_is_refused_with_the_reason() {
     refuse(Fault::DiskFill(DiskFill { path: "volume".into(), percent: percent(90), ..DiskFill::default() }), "must begin with /");
     refuse(Fault::DiskFill(DiskFill { path: "/nowhere".into(), percent: percent(90), ..DiskFill::default() }), "No such file");
     refuse(
-        Fault::DiskFill(DiskFill { path: "/tmp".into(), percent: percent(99), ..DiskFill::default() }),
+        Fault::DiskFill(DiskFill { path: "/".into(), percent: percent(99), ..DiskFill::default() }),
         "the node's own file system",
     );
     refuse(Fault::Processes(Processes { leave: Some(100_000), ..Processes::default() }), "in use already");

@@ -23,10 +23,19 @@ pub const PIDS_LIMIT: u64 = 200;
 const VOLUME: u64 = 128 * MIB;
 
 /// How long a thing that takes milliseconds may take on a machine that others use too.
-pub const SOON: Duration = Duration::from_secs(10);
+pub fn soon() -> Duration {
+    Duration::from_secs(10) * slower()
+}
 
 /// What a killed holder has to be cleared within.
-pub const CLEARED_WITHIN: Duration = Duration::from_secs(1);
+pub fn cleared_within() -> Duration {
+    Duration::from_secs(1) * slower()
+}
+
+/// `GAMEDAY_TIMES_SLOWER=10` for a machine that is pretended by another.
+fn slower() -> u32 {
+    std::env::var("GAMEDAY_TIMES_SLOWER").map_or(1, |text| text.parse().unwrap())
+}
 
 /// A container: dropping it ends all its processes and removes all that was made for it.
 pub struct Ground {
@@ -107,7 +116,7 @@ impl Ground {
         let join: Vec<String> =
             cgroups(&self.id).iter().map(|cgroup| format!("echo $$ > {}/cgroup.procs", cgroup.display())).collect();
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid.to_string(), "-m", "sh", "-c", &format!("{}; {script}", join.join("; "))]);
+        command.args(["-t", &self.pid.to_string(), "-m", "-r", "sh", "-c", &format!("{}; {script}", join.join("; "))]);
         command.env("LC_ALL", "C").stdin(Stdio::null());
         command
     }
@@ -221,7 +230,7 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        let until = Instant::now() + SOON;
+        let until = Instant::now() + soon();
         let workers = self.workers();
         while !self.processes().is_empty() && Instant::now() < until {
             self.processes().into_iter().for_each(signal_kill);
@@ -274,7 +283,7 @@ impl Holder {
 
     /// The next event.
     pub fn next(&mut self) -> Event {
-        match self.events.recv_timeout(SOON) {
+        match self.events.recv_timeout(soon()) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => panic!("the holder says nothing"),
             Err(RecvTimeoutError::Disconnected) => panic!("the holder has ended: {:?}", self.child.wait()),
@@ -310,7 +319,7 @@ impl Holder {
 
     /// Waits until it has ended by itself.
     pub fn end(mut self) -> Ended {
-        let events: Vec<Event> = std::iter::from_fn(|| match self.events.recv_timeout(SOON) {
+        let events: Vec<Event> = std::iter::from_fn(|| match self.events.recv_timeout(soon()) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("the holder does not end"),

@@ -9,7 +9,7 @@ use gameday::holder::{
     Memory, Pause, Processes,
 };
 
-use super::ground::{CPU_LIMIT_CORES, Ground, MEMORY_LIMIT, MIB, PIDS_LIMIT, SOON, ground, is_v2, state, until};
+use super::ground::{CPU_LIMIT_CORES, Ground, MEMORY_LIMIT, MIB, PIDS_LIMIT, ground, is_v2, soon, state, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -86,7 +86,7 @@ fn memory_is_filled_within_two_percent_and_gives_way() {
     let fill = |ramp| Fault::Memory(Memory { percent: Some(percent(80)), ramp, ..Memory::default() });
     let mut holder = ground.hold(fill(gameday::api::Duration::ZERO), LONG);
     holder.started();
-    let took = until("80 %", SOON, || (ground.memory_percent() - 80.0).abs() <= 2.0);
+    let took = until("80 %", soon(), || (ground.memory_percent() - 80.0).abs() <= 2.0);
     holder.bitten();
     let filled = ground.memory_percent();
     assert!((filled - 80.0).abs() <= 2.0, "{filled} %");
@@ -98,12 +98,12 @@ fn memory_is_filled_within_two_percent_and_gives_way() {
     let held = holder.bitten().figures["resident_bytes"];
     grown.kill().unwrap();
     grown.wait().unwrap();
-    until("80 % again", SOON, || (ground.memory_percent() - 80.0).abs() <= 2.0);
+    until("80 % again", soon(), || (ground.memory_percent() - 80.0).abs() <= 2.0);
     println!("memory: {filled:.2} % of 256 MiB in {took:?}; {beside:.2} % with a target of 30 MB more, {held} bytes held then");
     assert!(held < (MEMORY_LIMIT * 4 / 5 - 25 * MIB) as f64, "{held} bytes held beside a target that grew");
     assert_eq!(ground.oom_kills(), 0);
     drop(holder);
-    until("empty again", SOON, || ground.memory_percent() < 5.0);
+    until("empty again", soon(), || ground.memory_percent() < 5.0);
 
     let mut holder = ground.hold(fill(gameday::api::Duration::from_secs(3)), LONG);
     holder.started();
@@ -232,7 +232,7 @@ fn processes_are_used_up_to_the_limit() {
     ] {
         let mut holder = ground.hold(Fault::Processes(order), LONG);
         holder.started();
-        until("the goal", SOON, || ground.pids() == goal);
+        until("the goal", soon(), || ground.pids() == goal);
         if goal == PIDS_LIMIT {
             let output = ground.inside("ls | cat").stdout(Stdio::null()).output().unwrap();
             assert!(!output.status.success(), "the container could still fork: {output:?}");
@@ -248,17 +248,17 @@ fn processes_are_used_up_to_the_limit() {
 fn a_pause_holds_every_thread_and_newcomers_and_lets_go() {
     let Some(ground) = ground("pause") else { return };
     let mut busy = ground.inside("sleep 1000 & sleep 1000 & while :; do :; done").spawn().unwrap();
-    until("four processes", SOON, || ground.processes().len() == 4);
+    until("four processes", soon(), || ground.processes().len() == 4);
     let mut holder = ground.hold(Fault::Pause(Pause::default()), LONG);
     let says = holder.started();
     println!("pause: {says}");
     let all_stand = || ground.processes().into_iter().all(|pid| state(pid) == Some('t'));
-    until("all stand still", SOON, all_stand);
+    until("all stand still", soon(), all_stand);
     let before = ground.cpu_seconds();
     // As an exec probe of the kubelet would come in.
     let mut probe = ground.inside("while :; do :; done").spawn().unwrap();
-    until("a newcomer", SOON, || ground.processes().len() == 5);
-    until("the newcomer stands still", SOON, all_stand);
+    until("a newcomer", soon(), || ground.processes().len() == 5);
+    until("the newcomer stands still", soon(), all_stand);
     let since = ground.cpu_seconds();
     std::thread::sleep(Duration::from_millis(500));
     assert!(ground.cpu_seconds() - since < 0.001, "{} s used while paused", ground.cpu_seconds() - before);
@@ -268,7 +268,7 @@ fn a_pause_holds_every_thread_and_newcomers_and_lets_go() {
     assert!(matches!(ended.last(), Event::Cleared { clean, .. } if clean.clean), "{ended:?}");
     assert!(ground.processes().into_iter().all(|pid| state(pid) != Some('t')));
     let since = ground.cpu_seconds();
-    until("it runs again", SOON, || ground.cpu_seconds() > since + 0.05);
+    until("it runs again", soon(), || ground.cpu_seconds() > since + 0.05);
     for child in [&mut busy, &mut probe] {
         child.kill().unwrap();
         child.wait().unwrap();
@@ -309,7 +309,7 @@ fn a_signal_bites_when_the_process_is_gone() {
     let deaf = ground.inside("trap '' TERM; while :; do sleep 1000; done").spawn().unwrap();
     let mut deaf = deaf;
     let pid = i32::try_from(deaf.id()).unwrap();
-    until("it runs", SOON, || ground.workers().len() >= 2);
+    until("it runs", soon(), || ground.workers().len() >= 2);
     let mut order = ground.order(Fault::ContainerKill(ContainerKill { signal: KillSignal::Term }), Duration::from_millis(500));
     order.target = gameday::holder::Aim::Pid(pid);
     let ended = super::ground::Holder::start(&order).end();
