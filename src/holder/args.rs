@@ -11,10 +11,9 @@ use super::order::{Aim, Fault, Order};
 /// Without a fault, the order is one line of JSON on stdin, and closing stdin ends it. It reports on stdout, a
 /// JSON line each second. The fault is over when this process is, whatever ends it.
 ///
-/// Exit codes: 0 cleared and read back clean; 1 not clean; 2 not understood; 3 lost before its time, and clean;
-/// 4 refused, nothing was done.
+/// Exit codes of hold: 0 cleared and read back clean; 1 not clean; 2 not understood; 3 lost before its time, and
+/// clean; 4 refused, nothing was done.
 #[derive(Clone, Debug, Args)]
-#[command(args_conflicts_with_subcommands = false, subcommand_negates_reqs = true)]
 pub struct HoldArgs {
     #[command(subcommand)]
     pub fault: Option<Fault>,
