@@ -12,6 +12,9 @@ pub mod cluster;
 
 pub mod probe;
 
+#[cfg(target_os = "linux")]
+pub mod holder;
+
 pub mod operator;
 
 pub mod report;

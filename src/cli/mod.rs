@@ -75,6 +75,8 @@ enum Verb {
     Crds(crds::Crds),
     Completions(completions::Completions),
     Operator(operator::Operator),
+    #[cfg(target_os = "linux")]
+    Hold(crate::holder::HoldArgs),
 }
 
 /// Runs what the arguments say, the program's own name first.
@@ -124,6 +126,8 @@ impl Cli {
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),
             Verb::Operator(operator) => operator.run(cluster),
+            #[cfg(target_os = "linux")]
+            Verb::Hold(hold) => Ok(crate::holder::hold(&hold).into()),
         }
     }
 }
