@@ -2,4 +2,6 @@
 
 pub mod api;
 pub mod engine;
+#[cfg(target_os = "linux")]
+pub mod holder;
 pub mod turn;
