@@ -6,6 +6,11 @@ use std::net::IpAddr;
 /// The hash is cut to this many parts; a share is a number of them.
 pub const PARTS: u32 = 10_000;
 
+/// How many of the [`PARTS`] a percentage is.
+pub fn parts(percent: f64) -> u32 {
+    (percent / 100.0 * f64::from(PARTS)).round() as u32
+}
+
 /// What the hash is taken over, as the rules load it into registers: near address, far address, and for protocols
 /// with ports the near and the far port, each in four bytes.
 pub fn key(near: IpAddr, far: IpAddr, ports: Option<(u16, u16)>) -> Vec<u8> {

@@ -48,6 +48,14 @@ impl Writer {
         self.bytes.clear();
     }
 
+    /// Sets flags of the message that begins at `start`.
+    pub fn add_flags(&mut self, start: usize, flags: u16) {
+        if let Some(field) = self.bytes.get_mut(start + 6..start + 8) {
+            let set = u16::from_ne_bytes(array(field)) | flags;
+            field.copy_from_slice(&set.to_ne_bytes());
+        }
+    }
+
     /// A message whose body is whatever `body` writes.
     pub fn message(&mut self, head: Head, body: impl FnOnce(&mut Writer)) {
         let start = self.bytes.len();
@@ -115,6 +123,7 @@ impl Writer {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Message<'a> {
     pub kind: u16,
+    pub flags: u16,
     pub sequence: u32,
     pub body: &'a [u8],
 }
@@ -159,6 +168,7 @@ pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
         let body = rest.get(HEADER..length)?;
         let message = Message {
             kind: u16::from_ne_bytes(array(&header[4..6])),
+            flags: u16::from_ne_bytes(array(&header[6..8])),
             sequence: u32::from_ne_bytes(array(&header[8..12])),
             body,
         };

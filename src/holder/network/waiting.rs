@@ -52,6 +52,7 @@ impl<T> Waiting<T> {
         self.in_order.len() + self.others.len()
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
