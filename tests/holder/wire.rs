@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ pub enum End {
 /// The cable. The target is 10.77.0.2 and fd77::2; the peer 10.77.0.1, .3, .4 and fd77::1, ::3.
 pub struct Wire {
     names: [String; 2],
+    _alone: MutexGuard<'static, ()>,
 }
 
 pub const TARGET: &str = "10.77.0.2";
@@ -31,6 +32,8 @@ pub const TARGET6: &str = "fd77::2";
 pub const PEER6: &str = "fd77::1";
 pub const OTHER_PEER6: &str = "fd77::3";
 
+/// One cable at a time: each test fills the machine.
+static ALONE: Mutex<()> = Mutex::new(());
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static NOT_RUN: Once = Once::new();
 
@@ -47,7 +50,7 @@ impl Wire {
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let names = ["target", "peer"].map(|end| format!("gameday-{}-{number}-{end}", std::process::id()));
-        let wire = Wire { names };
+        let wire = Wire { names, _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner) };
         let [target, peer] = &wire.names;
         for name in &wire.names {
             ip(&format!("netns add {name}"));

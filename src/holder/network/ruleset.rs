@@ -529,8 +529,8 @@ mod tests {
                     Ranges::Nothing => false,
                     Ranges::Everything => true,
                     Ranges::Some(ranges) => ranges.iter().any(|range| {
-                        let number = number.to_be_bytes();
-                        range.first[..] <= number && range.after.as_ref().is_none_or(|after| number < after[..])
+                        let number = number.to_be_bytes().to_vec();
+                        range.first <= number && range.after.as_ref().is_none_or(|after| number < *after)
                     }),
                 };
                 prop_assert_eq!(found, asked);
