@@ -265,6 +265,7 @@ pub fn send(wire: &Wire, load: Load) -> JoinHandle<Outcome> {
 }
 
 fn send_paced(socket: &UdpSocket, load: &Load) -> (u64, u64, f64) {
+    real_time_scheduling();
     // SAFETY: no memory is passed.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
     let mut bytes = vec![FILLER; load.size.max(16)];
@@ -291,9 +292,9 @@ fn real_time() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// So that what is measured is the fault and not the wait for a processor.
+/// So that what is measured is the fault and not its measurer's wait for a processor.
 fn real_time_scheduling() {
-    let parameter = libc::sched_param { sched_priority: 2 };
+    let parameter = libc::sched_param { sched_priority: 1 };
     // SAFETY: `parameter` lives through the call. Where it is refused, times are less exact.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
 }

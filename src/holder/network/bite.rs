@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// Everything since the start, but for the measurements, which are of the last second.
+/// Everything since the start. The times are those of the last second; in the last report, of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Bite {
@@ -55,9 +55,10 @@ pub struct Quantiles {
     pub max: f64,
 }
 
-/// Times of the current second, in hundreds of nanoseconds: a histogram that holds a minute in three digits.
+/// Times of the current second and of all, in hundreds of nanoseconds, to one percent.
 pub struct Measured {
-    histogram: Histogram<u32>,
+    second: Histogram<u64>,
+    whole: Histogram<u64>,
 }
 
 const NS_PER_STEP: u64 = 100;
@@ -65,30 +66,41 @@ const STEPS_MAX: u64 = 3_600_000_000_000 / NS_PER_STEP;
 
 impl Default for Measured {
     fn default() -> Self {
-        let histogram = Histogram::new_with_bounds(1, STEPS_MAX, 2).expect("these bounds are valid");
-        Measured { histogram }
+        let bounds = "these bounds are valid";
+        Measured {
+            second: Histogram::new_with_bounds(1, STEPS_MAX, 2).expect(bounds),
+            whole: Histogram::new_with_bounds(1, STEPS_MAX, 2).expect(bounds),
+        }
     }
 }
 
 impl Measured {
     pub fn add(&mut self, ns: u64) {
-        self.histogram.saturating_record(ns / NS_PER_STEP);
+        self.second.saturating_record(ns / NS_PER_STEP);
     }
 
     /// What was added since the last time this was called.
-    pub fn take(&mut self) -> Option<Quantiles> {
-        if self.histogram.is_empty() {
-            return None;
-        }
-        let us = |steps: u64| (steps * NS_PER_STEP) as f64 / 1_000.0;
-        let quantiles = Quantiles {
-            p50: us(self.histogram.value_at_quantile(0.5)),
-            p99: us(self.histogram.value_at_quantile(0.99)),
-            max: us(self.histogram.max()),
-        };
-        self.histogram.reset();
-        Some(quantiles)
+    pub fn take_second(&mut self) -> Option<Quantiles> {
+        let quantiles = quantiles(&self.second);
+        self.whole.add(&self.second).expect("both have the same bounds");
+        self.second.reset();
+        quantiles
     }
+
+    /// All that was added.
+    pub fn take_whole(&mut self) -> Option<Quantiles> {
+        self.take_second();
+        quantiles(&self.whole)
+    }
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> Option<Quantiles> {
+    let us = |steps: u64| (steps * NS_PER_STEP) as f64 / 1_000.0;
+    (!histogram.is_empty()).then(|| Quantiles {
+        p50: us(histogram.value_at_quantile(0.5)),
+        p99: us(histogram.value_at_quantile(0.99)),
+        max: us(histogram.max()),
+    })
 }
 
 #[cfg(test)]
@@ -96,13 +108,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_is_measured_and_forgotten() {
+    fn a_second_is_measured_and_only_the_whole_remembers_it() {
         let mut measured = Measured::default();
-        assert_eq!(measured.take(), None);
+        assert_eq!(measured.take_second(), None);
         (1..=100).for_each(|us| measured.add(us * 1_000));
-        let found = measured.take().unwrap();
+        let found = measured.take_second().unwrap();
         assert!((found.p50 - 50.0).abs() < 1.0 && (found.p99 - 99.0).abs() < 1.5, "{found:?}");
-        assert_eq!(measured.take(), None);
+        assert_eq!(measured.take_second(), None);
+        measured.add(1_000_000);
+        let whole = measured.take_whole().unwrap();
+        assert!((whole.p50 - 51.0).abs() < 1.0 && (whole.max / 1_000.0 - 1.0).abs() < 0.01, "{whole:?}");
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Engine {
         updates: Option<BorrowedFd<'_>>,
     ) -> Result<Bite, Failure> {
         let held = self.hold(&mut events, stop, updates);
-        let last = self.bite();
+        let last = self.bite(true);
         let released = self.release();
         held?;
         released?;
@@ -186,7 +186,7 @@ impl Engine {
             let now = sys::now();
             if now >= report_at {
                 report_at = now + REPORT_NS;
-                events(self.bite()?);
+                events(self.bite(false)?);
             }
             let until = if more { now } else { next.unwrap_or(report_at).min(report_at) };
             let queue = self.queue.as_ref().map(|queue| queue.socket.fd().as_fd());
@@ -249,7 +249,7 @@ impl Engine {
         Ok(next)
     }
 
-    fn bite(&mut self) -> Result<Bite, Failure> {
+    fn bite(&mut self, whole: bool) -> Result<Bite, Failure> {
         let mut bite = Bite { after_ms: (sys::now() - self.began) / 1_000_000, reset: self.reset, ..Bite::default() };
         for ruleset in &self.rulesets {
             for (chain, counted) in ruleset.counters() {
@@ -265,7 +265,7 @@ impl Engine {
         }
         let lines = self.queue.iter_mut().flat_map(|queue| queue.lines.iter_mut().map(|(_, line)| line));
         for line in lines.chain(self.tap.iter_mut().map(|tapped| &mut tapped.line)) {
-            line.report(&mut bite);
+            line.report(&mut bite, whole);
         }
         Ok(bite)
     }

@@ -1,7 +1,7 @@
 //! One direction of the fault: packets come, wait, and leave as verdicts or as frames. Pure: bytes and times in, bytes
 //! out.
 
-use super::bite::{Bite, Measured};
+use super::bite::{Bite, Measured, Quantiles};
 use super::fate::{End, Model};
 use super::netlink::Writer;
 use super::packet;
@@ -189,8 +189,8 @@ impl Line {
         }
     }
 
-    /// Adds what this direction did, and measured since the last time.
-    pub fn report(&mut self, bite: &mut Bite) {
+    /// Adds what this direction did, and how long that took in the last second, or in all of them.
+    pub fn report(&mut self, bite: &mut Bite, whole: bool) {
         let Bite {
             after_ms: _, seen: _, hit: _, taken, delayed, lost, overflowed, duplicated, corrupted, reordered, early,
             taken_away, failed, reset: _, waiting: _, waiting_bytes: _, held_us: _, late_us: _,
@@ -207,13 +207,14 @@ impl Line {
         bite.failed += failed;
         bite.waiting += self.waiting.len() as u64;
         bite.waiting_bytes += self.waiting.bytes();
-        // With two directions, the one that was measured last; the worse of the two in doubt.
-        let worse = |one: Option<super::bite::Quantiles>, other: Option<super::bite::Quantiles>| match (one, other) {
+        // Of two directions, the worse.
+        let worse = |one: Option<Quantiles>, other: Option<Quantiles>| match (one, other) {
             (Some(one), Some(other)) => Some(if one.p99 >= other.p99 { one } else { other }),
             (one, other) => one.or(other),
         };
-        bite.held_us = worse(bite.held_us, self.held.take());
-        bite.late_us = worse(bite.late_us, self.late.take());
+        let take = |measured: &mut Measured| if whole { measured.take_whole() } else { measured.take_second() };
+        bite.held_us = worse(bite.held_us, take(&mut self.held));
+        bite.late_us = worse(bite.late_us, take(&mut self.late));
     }
 
     fn damage(&mut self, bytes: &mut [u8], random: u64) -> bool {
