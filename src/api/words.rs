@@ -33,7 +33,8 @@ pub mod says {
     pub const CHANCE: &str = "a percentage of packets is above 0 and at most 100";
     pub const RATE: &str = "a rate is written like 500kbit, 10Mbit or 1Gbit";
     pub const CIDR: &str = "an address or a range of them is written like 10.1.2.3, 10.0.0.0/8 or fd00::/8";
-    pub const ONE_NETWORK: &str = "network does something to packets (delay, loss, duplicate, corrupt, rate) or is a partition, not both";
+    pub const ONE_NETWORK: &str =
+        "network does something to packets (delay, loss, duplicate, corrupt, rate) or is a partition, not both";
     pub const NEEDS_DELAY: &str = "jitter and reorder need a delay";
     pub const NEEDS_JITTER: &str = "distribution and correlation need jitter";
     pub const NEEDS_LOSS: &str = "burst needs loss";

@@ -113,9 +113,9 @@ impl Engine {
         });
         let (rulesets, queue_by) = create(&table, order, &plan, &numbers, tapped.as_ref().map(|tapped| &tapped.tap))?;
         let sockets = match order.effect {
-            Effect::Partition => Some(
-                Netlink::open(libc::NETLINK_SOCK_DIAG).map_err(|error| Refusal::kernel("a socket to list sockets", error))?,
-            ),
+            Effect::Partition => {
+                Some(Netlink::open(libc::NETLINK_SOCK_DIAG).map_err(|error| Refusal::kernel("a socket to list sockets", error))?)
+            }
             Effect::Shape(_) => None,
         };
         let share = order.flows_percent.map(|percent| (flow::parts(percent), hash_seed(order.seed)));
@@ -465,9 +465,7 @@ fn create(
     for by in ways {
         let mut rulesets = rulesets(order, plan, numbers, tap, by);
         let uses_queue = rulesets.iter().any(Ruleset::uses_queue);
-        let made = rulesets
-            .iter_mut()
-            .try_for_each(|ruleset| table.request(&ruleset.create(&order.aim).finish()));
+        let made = rulesets.iter_mut().try_for_each(|ruleset| table.request(&ruleset.create(&order.aim).finish()));
         match made {
             Ok(()) => return Ok((rulesets, uses_queue.then_some(by))),
             Err(refused) if refused.errno() == libc::ENOENT && by != last && uses_queue => {}

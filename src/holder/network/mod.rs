@@ -50,7 +50,9 @@ pub enum Refusal {
     WhoseNetwork(io::Error),
     #[error("this kernel, or this process in it, cannot hold a network fault: {what}: {error}")]
     Kernel { what: String, error: io::Error },
-    #[error("what the target sends cannot be delayed here ({what}: {error}); delay what it receives instead: the round trip is the same")]
+    #[error(
+        "what the target sends cannot be delayed here ({what}: {error}); delay what it receives instead: the round trip is the same"
+    )]
     Egress { what: String, error: io::Error },
 }
 
