@@ -5,6 +5,7 @@
 //! Parts: delay, egress, tcp, accuracy, end. All of them take about four minutes.
 
 #[path = "../holder/wire.rs"]
+#[allow(dead_code, reason = "tests and benchmark share it, and each uses a part")]
 mod wire;
 
 use std::io::{Read, Write};

@@ -1,6 +1,7 @@
 //! Network faults against real packets: two network namespaces, a cable, UDP and TCP, IPv4 and IPv6.
 
 #[path = "wire.rs"]
+#[allow(dead_code, reason = "tests and benchmark share it, and each uses a part")]
 mod wire;
 
 use std::io::{Read, Write};
