@@ -12,10 +12,10 @@ pub mod cluster;
 
 pub mod probe;
 
+pub mod operator;
+
 #[cfg(target_os = "linux")]
 pub mod holder;
-
-pub mod operator;
 
 pub mod report;
 

@@ -134,7 +134,10 @@ fn baseline(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut 
         status.saw.before = cx.probes().all(|(_, track)| track.last_seen().is_some_and(|last| last >= fresh));
         return enter(cx, status, ExperimentPhase::Arming, out);
     }
-    let deadline = since + length.saturating_mul(2).saturating_add(cx.patience()).as_signed();
+    // A new leader has to see for itself: its time begins with its own first samples, which come soon.
+    let own = cx.probes().map(|(_, track)| track.began().unwrap_or(cx.now.min(since + limits::ARMING.as_signed()))).max();
+    let from = own.map_or(since, |own| own.max(since));
+    let deadline = from + length.saturating_mul(2).saturating_add(cx.patience()).as_signed();
     if cx.now >= deadline {
         let worst = cx.probes().find(|(_, track)| !steady(track));
         let saw =

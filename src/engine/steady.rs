@@ -83,6 +83,8 @@ pub struct Track {
     /// Good samples one after the other, and when the first of them started.
     good: u32,
     good_since: Option<Timestamp>,
+    /// The start of the first sample that this process took.
+    began: Option<Timestamp>,
     /// The start of the last sample that saw something.
     last_seen: Option<Timestamp>,
     /// Streaks of bad samples, and times without any sample that saw something: a turn that waited for an answer
@@ -109,6 +111,7 @@ impl Track {
             first_bad: None,
             good: 0,
             good_since: None,
+            began: None,
             last_seen: resumed.last,
             streaks: Vec::new(),
             silences: Vec::new(),
@@ -124,6 +127,7 @@ impl Track {
     pub fn push(&mut self, sample: Sample) {
         let Sample { started, took_ms, seen, margin } = sample;
         self.samples += 1;
+        self.began.get_or_insert(started);
         if let Some(last) = self.last_seen.filter(|_| !matches!(seen, Seen::Blind(_))) {
             let length = Duration::between(last, started).as_millis();
             let said = self.said().to_owned();
@@ -193,6 +197,11 @@ impl Track {
     /// Whether so many good samples in a row are steady again: as many as a breach takes bad ones.
     pub fn is_steady(&self, probe: &Probe) -> bool {
         self.good >= probe.breach_after_count()
+    }
+
+    /// The start of the first sample that this process took.
+    pub fn began(&self) -> Option<Timestamp> {
+        self.began
     }
 
     /// The start of the last sample that saw something.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::frame::{Ground, Hold, Refusal};
 use super::order::Fault;
-use super::{container_kill, cpu, disk_fill, disk_io, files, memory, pause, processes};
+use super::{container_kill, cpu, disk_fill, disk_io, files, memory, network, pause, processes};
 
 /// Whether this kernel and these capabilities can hold a kind of fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +27,7 @@ pub fn prepare(fault: &Fault, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refu
         Fault::Processes(processes) => Box::new(processes::prepare(processes, ground)?),
         Fault::Pause(pause) => Box::new(pause::prepare(pause, ground)?),
         Fault::ContainerKill(kill) => Box::new(container_kill::prepare(kill, ground)?),
+        Fault::Network(order) => Box::new(network::hold::prepare(order, ground)?),
     })
 }
 
@@ -42,5 +43,6 @@ pub fn checks() -> Vec<Check> {
         check("processes", processes::check()),
         check("pause", pause::check()),
         check("containerKill", container_kill::check()),
+        check("network", network::hold::check()),
     ]
 }

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Duration, Percent};
 
+use super::network::NetworkOrder;
+
 /// One fault on one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -50,6 +52,8 @@ pub enum Fault {
     Pause(Pause),
     /// Send the target's first process a signal, once.
     ContainerKill(ContainerKill),
+    /// Disturb packets between the target and others.
+    Network(NetworkOrder),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args)]

@@ -1,0 +1,176 @@
+//! A network fault as one hold among others: the engine in a thread of its own, which is the only one of this process
+//! inside the target's network namespace.
+
+use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::bite::Bite;
+use super::order::NetworkOrder;
+use super::{Failure, left_over, open};
+use crate::holder::event::{self, Clean};
+use crate::holder::frame::{Ground, Hold, Lost, Refusal};
+use crate::holder::order::Fault;
+use crate::holder::privilege;
+
+pub struct NetworkHold {
+    order: NetworkOrder,
+    /// The target's process, for its network namespace.
+    target: Option<OwnedFd>,
+    engine: Option<Held>,
+    now: Arc<Mutex<Bite>>,
+    told: Bite,
+}
+
+/// The engine's thread.
+struct Held {
+    /// Closing it ends the engine.
+    stop: PipeWriter,
+    updates: PipeWriter,
+    /// Closed by the end of the thread, whatever ended it.
+    ended: PipeReader,
+    thread: JoinHandle<(Result<Bite, Failure>, Result<Vec<String>, Failure>)>,
+}
+
+pub fn check() -> Result<(), String> {
+    privilege::need(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN, "SYS_ADMIN and NET_ADMIN", "a network fault")?;
+    super::check().map_err(|refusal| refusal.to_string())
+}
+
+/// # Errors
+/// The order cannot be done on any kernel.
+pub fn prepare(order: &NetworkOrder, ground: &Ground<'_>) -> Result<NetworkHold, Refusal> {
+    let order = NetworkOrder { seed: ground.seed, ..order.clone() };
+    order.check().map_err(|refusal| Refusal::new(refusal.to_string()))?;
+    let target = Some(ground.target.watch()?);
+    Ok(NetworkHold { order, target, engine: None, now: Arc::default(), told: Bite::default() })
+}
+
+impl Hold for NetworkHold {
+    /// To enter the namespace; to make the rules; for second copies; to be on time. All but NET_ADMIN are gone before
+    /// the first packet.
+    fn injects_with(&self) -> CapabilitySet {
+        CapabilitySet::SYS_ADMIN
+            | CapabilitySet::SYS_PTRACE
+            | CapabilitySet::NET_ADMIN
+            | CapabilitySet::NET_RAW
+            | CapabilitySet::SYS_NICE
+    }
+
+    fn inject(&mut self) -> Result<String, Refusal> {
+        let trouble = |error: std::io::Error| Refusal::new(format!("network: {error}"));
+        let (stopped, stop) = pipe().map_err(trouble)?;
+        let (changed, updates) = pipe().map_err(trouble)?;
+        let (ended, ends) = pipe().map_err(trouble)?;
+        let (opened, is_open) = mpsc::channel();
+        let (order, now) = (self.order.clone(), Arc::clone(&self.now));
+        let target = self.target.take().ok_or_else(|| Refusal::new("network: injected twice"))?;
+        let life = move || {
+            let _ends = ends;
+            let entered = enter(&target).and_then(|()| open(&order).map_err(|refusal| Refusal::new(refusal.to_string())));
+            let mut engine = match entered.and_then(|engine| privilege::keep_only(CapabilitySet::NET_ADMIN).map(|()| engine)) {
+                Ok(engine) => engine,
+                Err(refusal) => {
+                    // Who asked is waiting, or gone with the process.
+                    let _ = opened.send(Err(refusal));
+                    return (Ok(Bite::default()), left_over());
+                }
+            };
+            let _ = opened.send(Ok(engine.is_real_time()));
+            let keep = |bite: Bite| *now.lock().unwrap_or_else(PoisonError::into_inner) = bite;
+            let held = engine.run(keep, stopped.as_fd(), Some(changed.as_fd()));
+            drop(engine);
+            (held, left_over())
+        };
+        let thread = std::thread::Builder::new().name("network".into()).spawn(life).map_err(trouble)?;
+        self.engine = Some(Held { stop, updates, ended, thread });
+        let real_time = is_open.recv().map_err(|_| Refusal::new("network: the engine ended before it was open"))??;
+        let exact = if real_time { "" } else { ", without real-time scheduling" };
+        Ok(format!("in force{exact}"))
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.engine.iter().map(|held| held.ended.as_fd()).collect()
+    }
+
+    fn turn(&mut self) -> Result<(), Lost> {
+        match &self.engine {
+            Some(held) if held.thread.is_finished() => Err(Lost::new("the network engine ended")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn revise(&mut self, fault: Fault) -> Result<(), Refusal> {
+        let Fault::Network(revised) = fault else { return Err(Refusal::new("a network fault stays one")) };
+        if (NetworkOrder { aim: self.order.aim.clone(), seed: self.order.seed, ..revised.clone() }) != self.order {
+            return Err(Refusal::new("only whom a network fault hits can be changed while it is held"));
+        }
+        let held = self.engine.as_mut().ok_or_else(|| Refusal::new("nothing is in force"))?;
+        let mut line = serde_json::to_vec(&revised.aim).map_err(|error| Refusal::new(error.to_string()))?;
+        line.push(b'\n');
+        held.updates.write_all(&line).map_err(|error| Refusal::new(error.to_string()))?;
+        self.order.aim = revised.aim;
+        Ok(())
+    }
+
+    fn bite(&mut self) -> event::Bite {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = say(&self.told, &now);
+        self.told = now;
+        said
+    }
+
+    fn revert(&mut self) -> Clean {
+        let Some(Held { stop, updates, ended, thread }) = self.engine.take() else {
+            return Clean { clean: true, says: "nothing was in force".into() };
+        };
+        drop((stop, updates));
+        let joined = thread.join();
+        drop(ended);
+        let Ok((held, left)) = joined else {
+            return Clean { clean: false, says: "the network engine panicked; what it held ends with this process".into() };
+        };
+        if let Ok(whole) = held {
+            *self.now.lock().unwrap_or_else(PoisonError::into_inner) = whole;
+        }
+        match left {
+            Ok(left) if left.is_empty() => Clean { clean: true, says: "read back: no table and no device of ours".into() },
+            Ok(left) => Clean { clean: false, says: format!("left: {}", left.join(", ")) },
+            Err(failure) => Clean { clean: false, says: format!("what is left could not be read back: {failure}") },
+        }
+    }
+}
+
+fn enter(target: &OwnedFd) -> Result<(), Refusal> {
+    move_into_thread_name_spaces(target.as_fd(), ThreadNameSpaceType::NETWORK)
+        .map_err(|error| Refusal::new(format!("network: the target's network namespace cannot be entered: {error}")))
+}
+
+/// What happened since the last time.
+fn say(before: &Bite, now: &Bite) -> event::Bite {
+    let since = |count: fn(&Bite) -> u64| count(now).saturating_sub(count(before));
+    let (seen, hit, reset) = (since(|bite| bite.seen), since(|bite| bite.hit), since(|bite| bite.reset));
+    let bit = hit > 0 || reset > 0;
+    let late = now.late_us.map_or(0.0, |late| late.p99);
+    let says = if bit {
+        format!("{hit} of {seen} packets hit; in all {} delayed, {} lost", now.delayed, now.lost)
+    } else {
+        format!("no packet matched; {seen} seen")
+    };
+    event::Bite::new(
+        bit,
+        says,
+        [
+            ("seen", seen as f64),
+            ("hit", hit as f64),
+            ("delayed", since(|bite| bite.delayed) as f64),
+            ("lost", since(|bite| bite.lost) as f64),
+            ("reset", reset as f64),
+            ("held_p50_us", now.held_us.map_or(0.0, |held| held.p50)),
+            ("late_p99_us", late),
+        ],
+    )
+}
