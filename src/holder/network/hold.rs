@@ -32,7 +32,13 @@ struct Held {
     updates: PipeWriter,
     /// Closed by the end of the thread, whatever ended it.
     ended: PipeReader,
-    thread: JoinHandle<(Result<Bite, Failure>, Result<Vec<String>, Failure>)>,
+    thread: JoinHandle<Ended>,
+}
+
+/// What the engine did, and what was left when it was gone.
+struct Ended {
+    whole: Result<Bite, Failure>,
+    left: Result<Vec<String>, Failure>,
 }
 
 pub fn check() -> Result<(), String> {
@@ -76,14 +82,14 @@ impl Hold for NetworkHold {
                 Err(refusal) => {
                     // Who asked is waiting, or gone with the process.
                     let _ = opened.send(Err(refusal));
-                    return (Ok(Bite::default()), left_over());
+                    return Ended { whole: Ok(Bite::default()), left: left_over() };
                 }
             };
             let _ = opened.send(Ok(engine.is_real_time()));
             let keep = |bite: Bite| *now.lock().unwrap_or_else(PoisonError::into_inner) = bite;
-            let held = engine.run(keep, stopped.as_fd(), Some(changed.as_fd()));
+            let whole = engine.run(keep, stopped.as_fd(), Some(changed.as_fd()));
             drop(engine);
-            (held, left_over())
+            Ended { whole, left: left_over() }
         };
         let thread = std::thread::Builder::new().name("network".into()).spawn(life).map_err(trouble)?;
         self.engine = Some(Held { stop, updates, ended, thread });
@@ -130,10 +136,10 @@ impl Hold for NetworkHold {
         drop((stop, updates));
         let joined = thread.join();
         drop(ended);
-        let Ok((held, left)) = joined else {
+        let Ok(Ended { whole, left }) = joined else {
             return Clean { clean: false, says: "the network engine panicked; what it held ends with this process".into() };
         };
-        if let Ok(whole) = held {
+        if let Ok(whole) = whole {
             *self.now.lock().unwrap_or_else(PoisonError::into_inner) = whole;
         }
         match left {
