@@ -4,6 +4,9 @@ pub mod api;
 
 pub mod engine;
 
+#[cfg(target_os = "linux")]
+pub mod holder;
+
 pub mod turn;
 
 pub mod rehearsal;

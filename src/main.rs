@@ -1,5 +1,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(gameday::cli::main(std::env::args_os()).code())
+    gameday::cli::main(std::env::args_os())
 }

@@ -26,6 +26,7 @@ mod watch;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -75,10 +76,12 @@ enum Verb {
     Crds(crds::Crds),
     Completions(completions::Completions),
     Operator(operator::Operator),
+    #[cfg(target_os = "linux")]
+    Hold(crate::holder::HoldArgs),
 }
 
 /// Runs what the arguments say, the program's own name first.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let matches = match command(arguments.first()).try_get_matches_from(&arguments) {
         Ok(matches) => matches,
@@ -86,17 +89,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             let exit = if refusal.use_stderr() { Exit::Invalid } else { Exit::Passed };
             // Nothing can be said where standard error is closed.
             let _ = refusal.print();
-            return exit;
+            return exit.code().into();
         }
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(refusal) => refusal.exit(),
     };
-    match cli.run() {
-        Ok(exit) => exit,
-        Err(failure) => failure.tell(),
-    }
+    let exit = match cli {
+        // A holder has exit codes of its own, and must be the only thread of its process.
+        #[cfg(target_os = "linux")]
+        Cli { verb: Verb::Hold(hold), .. } => return crate::holder::hold(hold),
+        cli => cli.run().unwrap_or_else(Failure::tell),
+    };
+    exit.code().into()
 }
 
 /// The command line's grammar. As a plugin of kubectl it speaks of itself as the user called it.
@@ -124,6 +130,8 @@ impl Cli {
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),
             Verb::Operator(operator) => operator.run(cluster),
+            #[cfg(target_os = "linux")]
+            Verb::Hold(_) => unreachable!("a holder is started before anything else"),
         }
     }
 }

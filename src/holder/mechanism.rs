@@ -1,0 +1,46 @@
+//! The list of mechanisms: how each is prepared, and whether it can be done here.
+
+use serde::Serialize;
+
+use super::frame::{Ground, Hold, Refusal};
+use super::order::Fault;
+use super::{container_kill, cpu, disk_fill, disk_io, files, memory, pause, processes};
+
+/// Whether this kernel and these capabilities can hold a kind of fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    pub fault: &'static str,
+    /// Why not; absent where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cannot: Option<String>,
+}
+
+/// Opens what the fault needs and refuses what cannot be. Injects nothing.
+pub fn prepare(fault: &Fault, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refusal> {
+    Ok(match fault {
+        Fault::Cpu(cpu) => Box::new(cpu::prepare(cpu, ground)?),
+        Fault::Memory(memory) => Box::new(memory::prepare(memory, ground)?),
+        Fault::DiskFill(fill) => disk_fill::prepare(fill, ground)?,
+        Fault::DiskIo(io) => Box::new(disk_io::prepare(io, ground)?),
+        Fault::Files(files) => Box::new(files::prepare(files, ground)?),
+        Fault::Processes(processes) => Box::new(processes::prepare(processes, ground)?),
+        Fault::Pause(pause) => Box::new(pause::prepare(pause, ground)?),
+        Fault::ContainerKill(kill) => Box::new(container_kill::prepare(kill, ground)?),
+    })
+}
+
+/// What this machine and this process can do, each mechanism tried as far as it can be without a target.
+pub fn checks() -> Vec<Check> {
+    let check = |fault, able: Result<(), String>| Check { fault, cannot: able.err() };
+    vec![
+        check("cpu", cpu::check()),
+        check("memory", memory::check()),
+        check("diskFill", disk_fill::check()),
+        check("diskIo", disk_io::check()),
+        check("files", files::check()),
+        check("processes", processes::check()),
+        check("pause", pause::check()),
+        check("containerKill", container_kill::check()),
+    ]
+}

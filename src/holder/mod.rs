@@ -1,0 +1,82 @@
+//! The process that holds one fault on one target of this machine, `gameday hold`, with Kubernetes or without.
+//!
+//! A fault lives exactly as long as the process that holds it, because it is made only of what the kernel takes
+//! back when that process ends: its children, its memory, its unnamed files, what it traces. No undo is stored
+//! anywhere, none is needed. `frame` is the life of every holder; each mechanism has a file of its own.
+
+mod args;
+mod cgroup;
+mod container_kill;
+mod cpu;
+mod disk_fill;
+mod disk_io;
+mod event;
+mod fanotify;
+mod files;
+mod filesystem;
+mod frame;
+mod leash;
+mod mechanism;
+mod memory;
+mod order;
+mod pause;
+mod privilege;
+mod processes;
+mod ptrace;
+mod sys;
+mod target;
+mod worker;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+pub use args::HoldArgs;
+pub use event::{Bite, Clean, End, Event, Started};
+pub use frame::Exit;
+pub use leash::LAST_RESORT;
+pub use mechanism::{Check, checks};
+pub use order::{
+    Aim, ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, Fault, FileError, FileOperation, Files, KillSignal,
+    Memory, Order, Pause, PauseScope, Processes,
+};
+
+use frame::Report;
+use leash::Orders;
+
+/// The verb `hold`. It must be called in a process with one thread, before any runtime is built.
+///
+/// # Guarantees
+/// When it returns, or the process ends in any other way, nothing of the fault is in force.
+pub fn hold(args: HoldArgs) -> ExitCode {
+    if args.check {
+        let lines: Vec<String> = checks().iter().filter_map(|check| serde_json::to_string(check).ok()).collect();
+        // Nobody who reads it is nobody to tell.
+        let written = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+        return ExitCode::from(u8::from(written.is_err()));
+    }
+    let (order, orders) = match args.order() {
+        Ok(Some(order)) => (Ok(order), None),
+        Ok(None) => match ordered() {
+            Ok((order, orders)) => (Ok(order), Some(orders)),
+            Err(why) => (Err(why), None),
+        },
+        Err(why) => (Err(why), None),
+    };
+    let exit = match order {
+        Ok(order) => frame::run(&order, orders, &mut Report::default()),
+        Err(why) => {
+            eprintln!("gameday hold: {why}");
+            Exit::NotUnderstood
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// The order on stdin.
+fn ordered() -> Result<(Order, Orders), String> {
+    let mut orders = Orders::on_stdin().map_err(|error| format!("stdin: {error}"))?;
+    let line = orders.next().map_err(|error| format!("stdin: {error}"))?;
+    let line = line.ok_or("stdin was closed before an order came")?;
+    let order = serde_json::from_str(&line).map_err(|error| format!("not an order: {error}"))?;
+    Ok((order, orders))
+}

@@ -1,0 +1,5 @@
+//! The holder against a process in cgroups of its own, measured from outside.
+
+mod frame;
+mod ground;
+mod resources;
