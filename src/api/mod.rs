@@ -8,6 +8,7 @@ mod cord;
 mod duration;
 mod fault;
 mod gameday;
+mod network;
 mod percent;
 mod probe;
 mod run;
@@ -21,6 +22,7 @@ pub use gameday::{
     BlastRadius, Condition, ConditionStatus, Experiment, GameDay, GameDaySpec, GameDayStatus, IfRunning, MissedStart, OnBreach,
     Schedule,
 };
+pub use network::{Chance, Cidr, Direction, Distribution, Network, Peer, Protocol, Rate};
 pub use percent::Percent;
 pub use probe::{Expect, HttpProbe, Probe, ReadyAtLeast, TcpProbe, WorkloadProbe};
 pub use run::{

@@ -30,6 +30,15 @@ pub mod limits {
 pub mod says {
     pub const DURATION: &str = "a duration is written like 500ms, 30s, 5m or 1m30s";
     pub const PERCENT: &str = "a percentage is a whole number from 1 to 100";
+    pub const CHANCE: &str = "a percentage of packets is above 0 and at most 100";
+    pub const RATE: &str = "a rate is written like 500kbit, 10Mbit or 1Gbit";
+    pub const CIDR: &str = "an address or a range of them is written like 10.1.2.3, 10.0.0.0/8 or fd00::/8";
+    pub const ONE_NETWORK: &str = "network does something to packets (delay, loss, duplicate, corrupt, rate) or is a partition, not both";
+    pub const NEEDS_DELAY: &str = "jitter and reorder need a delay";
+    pub const NEEDS_JITTER: &str = "distribution and correlation need jitter";
+    pub const NEEDS_LOSS: &str = "burst needs loss";
+    pub const NEEDS_CORRUPT: &str = "undetected needs corrupt";
+    pub const ONE_PEER: &str = "each of to and except names at most one of cidr, pods, service, dns";
     pub const ONE_FAULT: &str = "an experiment injects exactly one fault: name one of podKill, podEvict, scale, cordon";
     pub const ONE_TARGET: &str = "targets names exactly one of pods, nodes, workload";
     pub const ONE_CHOICE: &str = "choose names exactly one of count, percent";

@@ -18,6 +18,7 @@ mod frame;
 mod leash;
 mod mechanism;
 mod memory;
+pub mod network;
 mod order;
 mod pause;
 mod privilege;

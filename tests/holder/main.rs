@@ -2,4 +2,5 @@
 
 mod frame;
 mod ground;
+mod network;
 mod resources;

@@ -1,0 +1,125 @@
+//! Frames on their way out, taken from one device, held here and sent on: the only way to delay what a target sends
+//! without stopping its TCP, whose packets count against their sender for as long as they are in a queue of the kernel.
+//! The TAP and everything in it end with the process.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use super::Refusal;
+use super::ruleset::MARK;
+use super::sys::{self, Device};
+
+/// The device's name, and proof that nothing is left when it is gone.
+pub const NAME: &str = "gameday0";
+/// struct virtio_net_hdr, then Ethernet's header.
+const VIRTIO: usize = 10;
+pub const IP_OFFSET: usize = VIRTIO + 14;
+const ARPHRD_ETHER: u16 = 1;
+/// Frames that wait for us in the kernel. More is refused before Linux 6.13.
+const QUEUE_LENGTH: i32 = 30_000;
+/// The most that a TAP takes.
+const MTU_MAX: i32 = 65_521;
+/// What is sent must not wait for memory.
+const SEND_BUFFER: i32 = 64 << 20;
+
+pub struct Tap {
+    tun: OwnedFd,
+    out: OwnedFd,
+    /// The device that frames are taken from.
+    pub device: String,
+    pub index: u32,
+    /// Of the TAP itself: its own chatter is not sent on.
+    own_address: [u8; 6],
+    buffer: Vec<u8>,
+}
+
+impl Tap {
+    /// # Errors
+    /// Where the kernel, the file system or the devices of this namespace do not allow it.
+    pub fn open(device: Option<&str>, superpackets: bool) -> Result<Self, Refusal> {
+        let refused = |what: &'static str| move |error: std::io::Error| Refusal::egress(what, &error);
+        let control = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).map_err(refused("a socket"))?;
+        let device = match device {
+            Some(device) => device.to_owned(),
+            None => only_device(&control)?,
+        };
+        let tun = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")
+            .map_err(refused("opening /dev/net/tun, which the holder's file system must have"))?;
+        let tun: OwnedFd = tun.into();
+        Device::named(NAME).make_tap(&tun).map_err(refused("making a TAP device"))?;
+        sys::set_offloads(&tun, superpackets).map_err(refused("its offloads"))?;
+        let setup = || {
+            Device::named(NAME).set_queue_length(&control, QUEUE_LENGTH)?;
+            let mtu = Device::named(&device).mtu(&control)?.min(MTU_MAX);
+            Device::named(NAME).set_mtu(&control, mtu)?;
+            Device::named(NAME).set_up(&control)?;
+            let (_, own_address) = Device::named(NAME).hardware(&control)?;
+            let index = Device::named(NAME).index(&control)?;
+            let out = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+            sys::bind_to_device(&out, Device::named(&device).index(&control)?)?;
+            sys::set_option(&out, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+            sys::set_option(&out, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+            sys::set_option(&out, libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)?;
+            sys::set_option(&out, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)?;
+            Ok((own_address, index, out))
+        };
+        let (own_address, index, out) = setup().map_err(refused("setting up a TAP device"))?;
+        set_nonblocking(&tun).map_err(refused("setting up a TAP device"))?;
+        Ok(Tap { tun, out, device, index, own_address, buffer: vec![0; 70 << 10] })
+    }
+
+    pub fn fd(&self) -> &OwnedFd {
+        &self.tun
+    }
+
+    /// The highest number among its files.
+    pub fn highest(&self) -> RawFd {
+        self.tun.as_raw_fd().max(self.out.as_raw_fd())
+    }
+
+    /// The next frame that the target sent, if there is one.
+    pub fn read(&mut self) -> std::io::Result<Option<&[u8]>> {
+        loop {
+            let length = match sys::read(self.tun.as_fd(), &mut self.buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if length > IP_OFFSET && self.buffer[VIRTIO + 6..VIRTIO + 12] != self.own_address {
+                return Ok(Some(&self.buffer[..length]));
+            }
+        }
+    }
+
+    /// Sends frames on. Returns how many could not be sent.
+    pub fn send(&self, frames: &[Box<[u8]>]) -> usize {
+        let frames: Vec<&[u8]> = frames.iter().map(|frame| &frame[..]).collect();
+        sys::send_frames(&self.out, &frames).0
+    }
+}
+
+fn set_nonblocking(tun: &OwnedFd) -> std::io::Result<()> {
+    // A TAP is a file to std too.
+    rustix::fs::fcntl_getfl(tun)
+        .and_then(|flags| rustix::fs::fcntl_setfl(tun, flags | rustix::fs::OFlags::NONBLOCK))
+        .map_err(std::io::Error::from)
+}
+
+/// The Ethernet device by which the target reaches others.
+fn only_device(control: &OwnedFd) -> Result<String, Refusal> {
+    let names = sys::device_names().map_err(|error| Refusal::egress("listing network devices", &error))?;
+    let mut candidates = names.into_iter().filter(|name| {
+        let is_ethernet = Device::named(name).hardware(control).is_ok_and(|(kind, _)| kind == ARPHRD_ETHER);
+        is_ethernet && name != NAME && Device::named(name).is_up(control).unwrap_or(false)
+    });
+    match (candidates.next(), candidates.next()) {
+        (Some(device), None) => Ok(device),
+        (None, _) => Err(Refusal::order("the target has no Ethernet device that is up: what it sends cannot be delayed".into())),
+        (Some(first), Some(second)) => Err(Refusal::order(format!(
+            "the target has several network devices ({first}, {second}): delaying what it sends works with one; delay what it receives instead"
+        ))),
+    }
+}

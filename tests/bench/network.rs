@@ -1,0 +1,300 @@
+//! How exact the network engine is, and what it costs, beside the plain cable in the same run.
+//!
+//!     cargo bench --bench network [part ...]      as root
+//!
+//! Parts: delay, egress, tcp, accuracy, end. All of them take about four minutes.
+
+#[path = "../holder/wire.rs"]
+mod wire;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use gameday::api::{Direction, Distribution};
+use gameday::holder::network::{Aim, Bite, Delay, Effect, Loss, NetworkOrder, Peers, Shape, left_over, open};
+
+use wire::{End, Load, Outcome, TARGET, Wire, mean_and_deviation, quantile, send};
+
+fn main() {
+    if holds_in_a_process() {
+        return;
+    }
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
+    let Some(wire) = Wire::lay() else { return };
+    println!("load average: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim_end());
+    if wants("delay") {
+        delay(&wire, Direction::In);
+    }
+    if wants("egress") {
+        delay(&wire, Direction::Out);
+    }
+    if wants("tcp") {
+        tcp(&wire);
+    }
+    if wants("accuracy") {
+        accuracy(&wire);
+    }
+    if wants("end") {
+        end(&wire);
+    }
+    println!("load average: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim_end());
+}
+
+fn shape(direction: Direction, shape: Shape) -> NetworkOrder {
+    NetworkOrder {
+        seed: 7,
+        direction,
+        effect: Effect::Shape(shape),
+        flows_percent: None,
+        aim: Aim { to: vec![Peers::everyone()], except: Vec::new() },
+        queue_by: None,
+    }
+}
+
+fn delay_of(mean_us: u64) -> Shape {
+    Shape { delay: Some(Delay { mean_us, ..Delay::default() }), ..Shape::default() }
+}
+
+struct Held {
+    stop: Option<std::io::PipeWriter>,
+    thread: JoinHandle<(Bite, f64)>,
+    real_time: bool,
+    opened: Duration,
+}
+
+impl Held {
+    fn hold(wire: &Wire, order: NetworkOrder) -> Held {
+        let (stopped, stop) = std::io::pipe().unwrap();
+        let (ready, opened) = mpsc::channel();
+        let thread = wire.at(End::Target, move || {
+            let began = Instant::now();
+            let mut engine = open(&order).unwrap();
+            ready.send((engine.is_real_time(), began.elapsed())).unwrap();
+            let before = cpu();
+            let bite = engine.run(drop, stopped.as_fd(), None).unwrap();
+            (bite, cpu() - before)
+        });
+        let (real_time, opened) = opened.recv().unwrap();
+        Held { stop: Some(stop), thread, real_time, opened }
+    }
+
+    /// What it did, and its processor time in seconds.
+    fn stop(mut self) -> (Bite, f64) {
+        drop(self.stop.take());
+        self.thread.join().unwrap()
+    }
+}
+
+fn cpu() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn load(direction: Direction, per_second: f64, seconds: f64) -> Load {
+    let count = (per_second * seconds) as u64;
+    match direction {
+        Direction::In | Direction::Both => Load::into_target(per_second, count),
+        Direction::Out => Load::out_of_target(per_second, count),
+    }
+}
+
+fn errors_us(outcome: &Outcome, delay_us: f64) -> [f64; 3] {
+    let mut errors: Vec<f64> = outcome.arrivals.iter().map(|arrival| arrival.delay_us() - delay_us).collect();
+    errors.sort_by(f64::total_cmp);
+    [0.5, 0.99, 0.999].map(|part| quantile(&errors, part))
+}
+
+fn delay(wire: &Wire, direction: Direction) {
+    println!("\nError of the delay of what {} in us, UDP of 64 bytes", if direction == Direction::In { "comes in" } else { "goes out" });
+    println!("    delay  packets/s      p50      p99    p99.9   lost  holder's own p99  CPU us/packet  real-time  got/s");
+    for per_second in [100.0, 1_000.0, 10_000.0, 50_000.0, 100_000.0] {
+        let plain = send(wire, load(direction, per_second, 2.0)).join().unwrap();
+        let [p50, p99, p999] = errors_us(&plain, 0.0);
+        let got = plain.sent as f64 / plain.seconds;
+        println!("   (none) {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {:>17} {:>14} {:>10} {got:>6.0}", plain.lost(), "-", "-", "-");
+        for delay_ms in [1, 10, 100] {
+            let held = Held::hold(wire, shape(direction, delay_of(delay_ms * 1_000)));
+            let real_time = held.real_time;
+            let outcome = send(wire, load(direction, per_second, 2.0)).join().unwrap();
+            let (bite, cpu) = held.stop();
+            let [p50, p99, p999] = errors_us(&outcome, delay_ms as f64 * 1_000.0);
+            let own = bite.late_us.map_or(f64::NAN, |late| late.p99);
+            let each = cpu * 1e6 / bite.taken.max(1) as f64;
+            let got = outcome.sent as f64 / outcome.seconds;
+            println!(
+                "{delay_ms:>6} ms {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {own:>17.1} {each:>14.1} {real_time:>10} {got:>6.0}",
+                outcome.lost()
+            );
+        }
+    }
+}
+
+/// Megabits a second from one end to the other, for some seconds.
+fn throughput(wire: &Wire, into_target: bool) -> f64 {
+    let (sender, receiver, address) =
+        if into_target { (End::Peer, End::Target, TARGET) } else { (End::Target, End::Peer, wire::PEER) };
+    let (bound, port) = mpsc::channel();
+    let server = wire.at(receiver, move || {
+        let listener = TcpListener::bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+        bound.send(listener.local_addr().unwrap()).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![0; 256 << 10];
+        let (mut bytes, began) = (0, Instant::now());
+        // The first second is the window's opening.
+        let (mut counted_from, mut counted) = (None, 0);
+        loop {
+            let length = stream.read(&mut buffer).unwrap();
+            if length == 0 {
+                break;
+            }
+            bytes += length;
+            if began.elapsed() >= Duration::from_secs(1) && counted_from.is_none() {
+                counted_from = Some(Instant::now());
+                counted = bytes;
+            }
+        }
+        let seconds = counted_from.unwrap().elapsed().as_secs_f64();
+        (bytes - counted) as f64 * 8.0 / seconds / 1e6
+    });
+    let address = port.recv().unwrap();
+    let client = wire.at(sender, move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let bytes = vec![0x5a; 256 << 10];
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(4) {
+            stream.write_all(&bytes).unwrap();
+        }
+    });
+    client.join().unwrap();
+    server.join().unwrap()
+}
+
+fn tcp(wire: &Wire) {
+    println!("\nTCP throughput of one connection, Mbit/s");
+    println!("plain cable: into the target {:.0}, out of it {:.0}", throughput(wire, true), throughput(wire, false));
+    for direction in [Direction::In, Direction::Out] {
+        for delay_ms in [1, 10, 100] {
+            let held = Held::hold(wire, shape(direction, delay_of(delay_ms * 1_000)));
+            let [into, out] = [true, false].map(|into| throughput(wire, into));
+            held.stop();
+            println!("delay {delay_ms:>3} ms {direction:?}: into the target {into:.0}, out of it {out:.0}");
+        }
+    }
+    for direction in [Direction::In, Direction::Out] {
+        let held = Held::hold(wire, shape(direction, Shape { rate_bits_per_s: Some(1_000_000_000_000), ..Shape::default() }));
+        let [into, out] = [true, false].map(|into| throughput(wire, into));
+        held.stop();
+        println!("packet by packet, nothing done, {direction:?}: into the target {into:.0}, out of it {out:.0}");
+    }
+    println!("plain cable: into the target {:.0}, out of it {:.0}", throughput(wire, true), throughput(wire, false));
+}
+
+fn accuracy(wire: &Wire) {
+    println!("\nAccuracy");
+    for direction in [Direction::In, Direction::Out] {
+        for burst in [1.0, 5.0] {
+            let held = Held::hold(wire, shape(direction, Shape { loss: Some(Loss { percent: 5.0, burst }), ..Shape::default() }));
+            let outcome = send(wire, load(direction, 10_000.0, 2.0)).join().unwrap();
+            held.stop();
+            let share = outcome.lost() as f64 * 100.0 / outcome.sent as f64;
+            println!("loss 5 % in bursts of {burst}, {direction:?}: {share:.2} % of {}", outcome.sent);
+        }
+        for megabits in [1, 10, 100] {
+            let rate = megabits * 1_000_000;
+            let held = Held::hold(wire, shape(direction, Shape { rate_bits_per_s: Some(rate), ..Shape::default() }));
+            let per_second = rate as f64 * 1.5 / 8.0 / 1_200.0;
+            let outcome = send(wire, Load { size: 1_172, ..load(direction, per_second, 3.0) }).join().unwrap();
+            held.stop();
+            let seconds = (outcome.arrivals.last().unwrap().came - outcome.arrivals[0].came) as f64 / 1e9;
+            let got = (outcome.arrivals.len() - 1) as f64 * 1_200.0 * 8.0 / seconds / 1e6;
+            println!("rate {megabits} Mbit/s, offered half as much again, {direction:?}: {got:.3} Mbit/s");
+        }
+    }
+    for distribution in [Distribution::Uniform, Distribution::Normal, Distribution::Pareto] {
+        let asked = if distribution == Distribution::Uniform { 4.0 / 3f64.sqrt() } else { 4.0 };
+        let delay = Some(Delay { mean_us: 16_000, jitter_us: 4_000, distribution, correlation: 0.0 });
+        let held = Held::hold(wire, shape(Direction::In, Shape { delay, ..Shape::default() }));
+        let outcome = send(wire, load(Direction::In, 2_000.0, 20.0)).join().unwrap();
+        held.stop();
+        let delays: Vec<f64> = outcome.arrivals.iter().map(|arrival| arrival.delay_us() / 1_000.0).collect();
+        let (mean, deviation) = mean_and_deviation(&delays);
+        println!(
+            "jitter 16 ms +- 4 ms {distribution:?}, order kept: mean {mean:.2} ms, deviation {deviation:.2} ms of {asked:.2}, {} overtaken",
+            outcome.overtaken()
+        );
+    }
+}
+
+const ORDER: &str = "GAMEDAY_BENCH_HOLD";
+const NETNS: &str = "GAMEDAY_BENCH_NETNS";
+
+fn hold_in_a_process(wire: &Wire, order: &NetworkOrder) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(ORDER, serde_json::to_string(order).unwrap())
+        .env(NETNS, wire.name(End::Target))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(child.stdout.as_mut().unwrap().read(&mut [0]).unwrap(), 1, "the holder ended");
+    child
+}
+
+fn holds_in_a_process() -> bool {
+    let Ok(order) = std::env::var(ORDER) else { return false };
+    wire::enter(&std::env::var(NETNS).unwrap());
+    let order: NetworkOrder = serde_json::from_str(&order).unwrap();
+    let mut engine = open(&order).unwrap();
+    std::io::stdout().write_all(b"!").unwrap();
+    std::io::stdout().flush().unwrap();
+    engine.run(drop, std::io::stdin().as_fd(), None).unwrap();
+    true
+}
+
+fn end(wire: &Wire) {
+    println!("\nThe end, 10,000 packets/s delayed by 20 ms");
+    for direction in [Direction::In, Direction::Out] {
+        let (mut after_ms, mut lost) = (Vec::new(), Vec::new());
+        for _ in 0..10 {
+            let mut child = hold_in_a_process(wire, &shape(direction, delay_of(20_000)));
+            let running = send(wire, load(direction, 10_000.0, 0.5));
+            std::thread::sleep(Duration::from_millis(250));
+            let rss = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let killed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let outcome = running.join().unwrap();
+            let unharmed = outcome.arrivals.iter().find(|arrival| arrival.sent >= killed && arrival.delay_us() < 5_000.0).unwrap();
+            after_ms.push((unharmed.sent - killed) as f64 / 1e6);
+            lost.push(outcome.lost() as f64);
+            assert!(wire.at(End::Target, || left_over().unwrap()).join().unwrap().is_empty());
+            if after_ms.len() == 1 {
+                let rss = rss.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("").to_owned();
+                println!("{direction:?}: holder's {rss}");
+            }
+        }
+        after_ms.sort_by(f64::total_cmp);
+        lost.sort_by(f64::total_cmp);
+        println!(
+            "{direction:?}: kill -9: first unharmed packet after {:.2} ms (median of 10, worst {:.2}); {} lost (median; 200 wait)",
+            after_ms[5], after_ms[9], lost[5]
+        );
+        let (mut lost, mut opened) = (0, Vec::new());
+        for _ in 0..10 {
+            let held = Held::hold(wire, shape(direction, delay_of(20_000)));
+            opened.push(held.opened.as_secs_f64() * 1_000.0);
+            let running = send(wire, load(direction, 10_000.0, 0.5));
+            std::thread::sleep(Duration::from_millis(250));
+            held.stop();
+            lost += running.join().unwrap().lost();
+        }
+        opened.sort_by(f64::total_cmp);
+        println!("{direction:?}: clean stop: {lost} lost in 10; put in force in {:.1} ms (median)", opened[5]);
+    }
+}
