@@ -4,9 +4,6 @@ pub mod api;
 
 pub mod engine;
 
-#[cfg(target_os = "linux")]
-pub mod holder;
-
 pub mod turn;
 
 pub mod rehearsal;
@@ -16,6 +13,12 @@ pub mod cluster;
 pub mod probe;
 
 pub mod operator;
+
+#[cfg(target_os = "linux")]
+pub mod agent;
+
+#[cfg(target_os = "linux")]
+pub mod holder;
 
 pub mod report;
 

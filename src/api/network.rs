@@ -231,12 +231,8 @@ impl Cidr {
 
     pub fn last(self) -> IpAddr {
         match self.first {
-            IpAddr::V4(first) => {
-                IpAddr::V4((u32::from(first) | u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0)).into())
-            }
-            IpAddr::V6(first) => {
-                IpAddr::V6((u128::from(first) | u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0)).into())
-            }
+            IpAddr::V4(first) => IpAddr::V4((u32::from(first) | u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0)).into()),
+            IpAddr::V6(first) => IpAddr::V6((u128::from(first) | u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0)).into()),
         }
     }
 
@@ -267,12 +263,8 @@ impl FromStr for Cidr {
         let prefix = prefix.unwrap_or(longest);
         let first = match address {
             _ if prefix > longest => return Err(says::CIDR),
-            IpAddr::V4(address) => {
-                IpAddr::V4((u32::from(address) & !u32::MAX.checked_shr(prefix.into()).unwrap_or(0)).into())
-            }
-            IpAddr::V6(address) => {
-                IpAddr::V6((u128::from(address) & !u128::MAX.checked_shr(prefix.into()).unwrap_or(0)).into())
-            }
+            IpAddr::V4(address) => IpAddr::V4((u32::from(address) & !u32::MAX.checked_shr(prefix.into()).unwrap_or(0)).into()),
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::MAX.checked_shr(prefix.into()).unwrap_or(0)).into()),
         };
         Ok(Cidr { first, prefix })
     }
@@ -364,7 +356,10 @@ mod tests {
         ];
         for (text, written, first, last) in cases {
             let cidr: Cidr = text.parse().unwrap();
-            assert_eq!((cidr.to_string().as_str(), cidr.first(), cidr.last()), (written, first.parse().unwrap(), last.parse().unwrap()));
+            assert_eq!(
+                (cidr.to_string().as_str(), cidr.first(), cidr.last()),
+                (written, first.parse().unwrap(), last.parse().unwrap())
+            );
         }
         for text in ["", "10.0.0", "10.0.0.0/33", "fd00::/129", "10.0.0.0/", "payments"] {
             assert_eq!(text.parse::<Cidr>(), Err(says::CIDR), "{text}");

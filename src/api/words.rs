@@ -33,13 +33,14 @@ pub mod says {
     pub const CHANCE: &str = "a percentage of packets is above 0 and at most 100";
     pub const RATE: &str = "a rate is written like 500kbit, 10Mbit or 1Gbit";
     pub const CIDR: &str = "an address or a range of them is written like 10.1.2.3, 10.0.0.0/8 or fd00::/8";
-    pub const ONE_NETWORK: &str = "network does something to packets (delay, loss, duplicate, corrupt, rate) or is a partition, not both";
+    pub const ONE_NETWORK: &str =
+        "network does something to packets (delay, loss, duplicate, corrupt, rate) or is a partition, not both";
     pub const NEEDS_DELAY: &str = "jitter and reorder need a delay";
     pub const NEEDS_JITTER: &str = "distribution and correlation need jitter";
     pub const NEEDS_LOSS: &str = "burst needs loss";
     pub const NEEDS_CORRUPT: &str = "undetected needs corrupt";
     pub const ONE_PEER: &str = "each of to and except names at most one of cidr, pods, service, dns";
-    pub const ONE_FAULT: &str = "an experiment injects exactly one fault: name one of podKill, podEvict, scale, cordon";
+    pub const ONE_FAULT: &str = "an experiment injects exactly one fault: name one of podKill, podEvict, scale, cordon, network, cpu, memory, diskFill, diskIo, files, processes, pause, containerKill";
     pub const ONE_TARGET: &str = "targets names exactly one of pods, nodes, workload";
     pub const ONE_CHOICE: &str = "choose names exactly one of count, percent";
     pub const ONE_PROBE: &str = "a probe is exactly one of http, tcp, workload";
@@ -53,7 +54,10 @@ pub mod says {
     pub const FROZEN: &str = "a run is a frozen copy: change the game day and start another run, or set stop to end this one";
     pub const STOP_STAYS: &str = "a stopped run stays stopped: start another";
     pub const CORD_STAYS: &str = "a cord is not edited: delete it to release, create another to pull";
+    pub const INJECTION_STAYS: &str = "an injection is not edited: only revert may be set, and aim may change";
     pub const AFTER_SELF: &str = "an experiment cannot come after itself";
     pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";
+    pub const HELD_FAULT: &str = "faults that a node holds (network, cpu, memory, diskFill, diskIo, files, processes, pause, containerKill) need targets.pods";
+    pub const CONTAINER: &str = "targets.container is for faults that hit one container";
     pub const NODE_FAULT: &str = "cordon needs targets.nodes, and only cordon takes them";
 }

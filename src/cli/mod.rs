@@ -1,5 +1,7 @@
 //! The command line: one file a verb. It reads, asks, shows and starts; what is decided is decided in `engine`.
 
+#[cfg(target_os = "linux")]
+mod agent;
 mod check;
 mod complaint;
 mod completions;
@@ -77,6 +79,8 @@ enum Verb {
     Completions(completions::Completions),
     Operator(operator::Operator),
     #[cfg(target_os = "linux")]
+    Agent(agent::Agent),
+    #[cfg(target_os = "linux")]
     Hold(crate::holder::HoldArgs),
 }
 
@@ -100,7 +104,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // A holder has exit codes of its own, and must be the only thread of its process.
         #[cfg(target_os = "linux")]
         Cli { verb: Verb::Hold(hold), .. } => return crate::holder::hold(hold),
-        cli => cli.run().unwrap_or_else(Failure::tell),
+        cli => cli.run().unwrap_or_else(|failure| failure.tell()),
     };
     exit.code().into()
 }
@@ -130,6 +134,8 @@ impl Cli {
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),
             Verb::Operator(operator) => operator.run(cluster),
+            #[cfg(target_os = "linux")]
+            Verb::Agent(agent) => agent.run(cluster),
             #[cfg(target_os = "linux")]
             Verb::Hold(_) => unreachable!("a holder is started before anything else"),
         }

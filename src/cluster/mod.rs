@@ -6,12 +6,16 @@
 pub mod client;
 mod follow;
 pub mod hands;
+pub mod injections;
 mod inventory;
 pub mod leader;
 pub mod objects;
 pub mod permission;
 pub mod record;
 pub mod sweep;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +26,7 @@ use kube::Client;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
-use crate::engine::{Action, Observation, Outcome, Pulled, Run, RunId, Track};
+use crate::engine::{Action, AgentSeen, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, Track};
 use crate::turn::{Loaded, RecordError, Trouble, World};
 
 pub use follow::{Change, follow};
@@ -67,8 +71,21 @@ pub trait Surroundings: Send + Sync {
     fn cord(&self) -> Option<Pulled>;
     /// In the order of the spec.
     fn probes(&self) -> Vec<Track>;
+    /// Orders to nodes, by name; `None`: not read yet.
+    fn injections(&self) -> Option<Injections>;
+    fn agents(&self) -> BTreeMap<String, AgentSeen>;
+    fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>);
     /// Told of entries once they are recorded.
     fn tell(&self, run: &Run, entries: &[Entry]);
+}
+
+/// What is known of orders to nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Injections {
+    /// This run's.
+    pub own: BTreeMap<String, InjectionSeen>,
+    /// Uids of pods with a network fault of another run.
+    pub networks: BTreeSet<String>,
 }
 
 /// The World of one run.
@@ -79,6 +96,8 @@ pub struct ClusterWorld<S> {
     clock: Clock,
     /// Absent for a run that cannot be run: there is nothing to see for it.
     sight: Option<Sight>,
+    /// Where Injections are.
+    agents: String,
     surroundings: S,
 }
 
@@ -96,6 +115,7 @@ impl<S: Surroundings> ClusterWorld<S> {
         clock: Clock,
         run: &Run,
         inventory: Option<Arc<Inventory>>,
+        agents: &str,
         surroundings: S,
         changed: &Arc<Notify>,
     ) -> Self {
@@ -105,7 +125,15 @@ impl<S: Surroundings> ClusterWorld<S> {
             let gone = Gone::new(client, &run.id, changed);
             Sight { inventory, permissions, gone }
         });
-        ClusterWorld { id: run.id.clone(), client: client.clone(), leader: leader.clone(), clock, sight, surroundings }
+        ClusterWorld {
+            id: run.id.clone(),
+            client: client.clone(),
+            leader: leader.clone(),
+            clock,
+            sight,
+            agents: agents.to_owned(),
+            surroundings,
+        }
     }
 
     /// Whether everything that a first decision needs has been seen.
@@ -161,10 +189,16 @@ impl<S: Surroundings> World for ClusterWorld<S> {
             let there: BTreeSet<&str> = stock.pods.iter().map(|pod| pod.uid.as_str()).collect();
             seen.gone = sight.gone.of(&run.status, &there);
         }
+        let injections = self.surroundings.injections();
+        let orders_read = injections.is_some();
+        let Injections { own, networks } = injections.unwrap_or_default();
+        seen.injections = own;
+        seen.networks = networks;
+        seen.agents = self.surroundings.agents();
         self.ask_ahead(run);
         seen.permissions = sight.permissions.answers();
         seen.deleted |= stock.namespace_ends;
-        seen.synced = stock.synced;
+        seen.synced = stock.synced && orders_read;
         seen.pods = stock.pods;
         seen.nodes = stock.nodes;
         seen.workloads = stock.workloads;
@@ -180,7 +214,11 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         if self.lead().is_err() {
             return Outcome::Failed(Trouble::NotLeading.to_string());
         }
-        hands::perform(&self.client, &run.id, action).await
+        hands::perform(&self.client, &self.agents, &run.id, action).await
+    }
+
+    fn need(&self, _run: &Run, nodes: &BTreeMap<String, BTreeSet<String>>) {
+        self.surroundings.need(nodes);
     }
 
     fn tell(&self, run: &Run, entries: &[Entry]) {

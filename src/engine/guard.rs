@@ -41,7 +41,7 @@ fn in_force<'a>(planned: &Planned, status: &'a ExperimentStatus, seen: &Observat
         status.targets.iter().partition(|target| target.clean.is_some());
     // A workload is whole again when as many are ready as before; until then its lost pods count.
     let killed: Vec<&TargetStatus> =
-        cleaned.into_iter().filter(|target| target.undo.is_none() && target.bite.is_some()).collect();
+        cleaned.into_iter().filter(|target| planned.kind.takes_away() && target.bite.is_some()).collect();
     let before = usize::try_from(status.ready_before.unwrap_or(0)).unwrap_or(0);
     let ready = fault::candidates(planned, seen)
         .map(|ready| ready.iter().filter(|pod| !unclean.iter().any(|target| target.uid == pod.target.uid)).count())
@@ -73,11 +73,9 @@ pub fn choose(plan: &Plan, experiments: &[ExperimentStatus], index: usize, round
     let here: usize = in_force.iter().map(|held| held.weight(|target| target.within.contains(&number))).sum();
     let everywhere: usize = in_force.iter().map(|held| held.weight(|_| true)).sum();
     let taken = |candidate: &&Candidate| {
-        !experiments.iter().any(|status| {
-            status
-                .targets
-                .iter()
-                .any(|target| target.uid == candidate.target.uid && (target.clean.is_none() || target.undo.is_none()))
+        !plan.experiments.iter().zip(experiments).any(|(planned, status)| {
+            let is = |target: &TargetStatus| target.clean.is_none() || planned.kind.takes_away();
+            status.targets.iter().any(|target| target.uid == candidate.target.uid && is(target))
         })
     };
     let free: Vec<Candidate> = all.iter().filter(taken).cloned().collect();

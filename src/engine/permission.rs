@@ -1,4 +1,4 @@
-use crate::api::{Fault, Targets, WorkloadKind};
+use crate::api::{Fault, GROUP, Targets, WorkloadKind};
 
 /// A right that the run's service account must have, because the fault is done in its name (P7): the real
 /// verb on the real object.
@@ -15,7 +15,9 @@ pub struct Permission {
 impl Permission {
     /// What a fault needs.
     pub fn of(fault: &Fault, targets: &Targets) -> Vec<Permission> {
-        let Fault { pod_kill, pod_evict, scale, cordon } = fault;
+        let held = ["network", "cpu", "memory", "diskFill", "diskIo", "files", "processes", "pause", "containerKill"];
+        let held = fault.names().iter().any(|name| held.contains(name));
+        let Fault { pod_kill, pod_evict, scale, cordon, .. } = fault;
         let namespaced = |verb, group, resource, subresource| Permission { verb, group, resource, subresource, namespaced: true };
         let mut needed = Vec::new();
         if pod_kill.is_some() {
@@ -33,6 +35,10 @@ impl Permission {
         }
         if cordon.is_some() {
             needed.push(Permission { verb: "patch", group: "", resource: "nodes", subresource: "", namespaced: false });
+        }
+        if held {
+            // The object that orders it, in the namespace of those that it hits.
+            needed.push(namespaced("create", GROUP, "injections", ""));
         }
         needed
     }

@@ -4,15 +4,15 @@ use serde::Serialize;
 
 use super::frame::{Ground, Hold, Refusal};
 use super::order::Fault;
-use super::{container_kill, cpu, disk_fill, disk_io, files, memory, pause, processes};
+use super::{container_kill, cpu, disk_fill, disk_io, files, memory, network, pause, processes};
 
 /// Whether this kernel and these capabilities can hold a kind of fault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
-    pub fault: &'static str,
+    pub fault: String,
     /// Why not; absent where it can.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cannot: Option<String>,
 }
 
@@ -26,14 +26,16 @@ pub fn prepare(fault: &Fault, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refu
         Fault::Files(files) => Box::new(files::prepare(files, ground)?),
         Fault::Processes(processes) => Box::new(processes::prepare(processes, ground)?),
         Fault::Pause(pause) => Box::new(pause::prepare(pause, ground)?),
+        Fault::Network(order) => Box::new(network::prepare(order, ground)?),
         Fault::ContainerKill(kill) => Box::new(container_kill::prepare(kill, ground)?),
     })
 }
 
 /// What this machine and this process can do, each mechanism tried as far as it can be without a target.
 pub fn checks() -> Vec<Check> {
-    let check = |fault, able: Result<(), String>| Check { fault, cannot: able.err() };
+    let check = |fault: &str, able: Result<(), String>| Check { fault: fault.to_owned(), cannot: able.err() };
     vec![
+        check("network", network::check().map_err(|refusal| refusal.to_string())),
         check("cpu", cpu::check()),
         check("memory", memory::check()),
         check("diskFill", disk_fill::check()),

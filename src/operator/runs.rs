@@ -1,5 +1,6 @@
 //! One task for each unfinished run: turn after turn, until it is over.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -7,8 +8,8 @@ use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::api::{Entry, GameDayRun, GameDayRunStatus, RunPhase, Stop};
-use crate::cluster::{ClusterWorld, Inventory, Surroundings, read_replicas, record};
-use crate::engine::{Pulled, Run, Track};
+use crate::cluster::{ClusterWorld, Injections, Inventory, Surroundings, read_replicas, record};
+use crate::engine::{AgentSeen, Pulled, Run, Track};
 use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
 use crate::turn::{Loaded, Next, Trouble, Turn, World};
 
@@ -80,7 +81,16 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     let inventory = plan.map(|plan| Arc::new(Inventory::start(&desk.client, &run.id.namespace, plan, &seen.changed)));
     let around =
         Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default(), samplers: samplers(desk, seen, run) };
-    let world = ClusterWorld::start(&desk.client, &desk.leader, desk.clock, run, inventory, around, &seen.changed);
+    let world = ClusterWorld::start(
+        &desk.client,
+        &desk.leader,
+        desk.clock,
+        run,
+        inventory,
+        &desk.agents.namespace,
+        around,
+        &seen.changed,
+    );
     if run.status.phase == RunPhase::Waiting {
         first_look(&world, run, &seen.changed).await;
     }
@@ -218,6 +228,18 @@ impl Surroundings for Around {
 
     fn probes(&self) -> Vec<Track> {
         self.samplers.iter().map(Sampler::track).collect()
+    }
+
+    fn injections(&self) -> Option<Injections> {
+        self.desk.injections(&self.seen.id.uid)
+    }
+
+    fn agents(&self) -> BTreeMap<String, AgentSeen> {
+        self.desk.agents.seen()
+    }
+
+    fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>) {
+        self.desk.agents.need(nodes);
     }
 
     fn tell(&self, run: &Run, entries: &[Entry]) {

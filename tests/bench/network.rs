@@ -5,6 +5,7 @@
 //! Parts: delay, egress, tcp, accuracy, end. All of them take about four minutes.
 
 #[path = "../holder/wire.rs"]
+#[allow(dead_code, reason = "tests and benchmark share it, and each uses a part")]
 mod wire;
 
 use std::io::{Read, Write};
@@ -111,13 +112,22 @@ fn errors_us(outcome: &Outcome, delay_us: f64) -> [f64; 3] {
 }
 
 fn delay(wire: &Wire, direction: Direction) {
-    println!("\nError of the delay of what {} in us, UDP of 64 bytes", if direction == Direction::In { "comes in" } else { "goes out" });
+    println!(
+        "\nError of the delay of what {} in us, UDP of 64 bytes",
+        if direction == Direction::In { "comes in" } else { "goes out" }
+    );
     println!("    delay  packets/s      p50      p99    p99.9   lost  holder's own p99  CPU us/packet  real-time  got/s");
     for per_second in [100.0, 1_000.0, 10_000.0, 50_000.0, 100_000.0] {
         let plain = send(wire, load(direction, per_second, 2.0)).join().unwrap();
         let [p50, p99, p999] = errors_us(&plain, 0.0);
         let got = plain.sent as f64 / plain.seconds;
-        println!("   (none) {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {:>17} {:>14} {:>10} {got:>6.0}", plain.lost(), "-", "-", "-");
+        println!(
+            "   (none) {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {:>17} {:>14} {:>10} {got:>6.0}",
+            plain.lost(),
+            "-",
+            "-",
+            "-"
+        );
         for delay_ms in [1, 10, 100] {
             let held = Held::hold(wire, shape(direction, delay_of(delay_ms * 1_000)));
             let real_time = held.real_time;
@@ -270,7 +280,8 @@ fn end(wire: &Wire) {
             child.kill().unwrap();
             child.wait().unwrap();
             let outcome = running.join().unwrap();
-            let unharmed = outcome.arrivals.iter().find(|arrival| arrival.sent >= killed && arrival.delay_us() < 5_000.0).unwrap();
+            let unharmed =
+                outcome.arrivals.iter().find(|arrival| arrival.sent >= killed && arrival.delay_us() < 5_000.0).unwrap();
             after_ms.push((unharmed.sent - killed) as f64 / 1e6);
             lost.push(outcome.lost() as f64);
             assert!(wire.at(End::Target, || left_over().unwrap()).join().unwrap().is_empty());

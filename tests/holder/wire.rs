@@ -142,14 +142,7 @@ pub struct Load {
 
 impl Load {
     pub fn into_target(per_second: f64, count: u64) -> Load {
-        Load {
-            from: End::Peer,
-            to: TARGET.parse().unwrap(),
-            source: PEER.parse().unwrap(),
-            per_second,
-            count,
-            size: 64,
-        }
+        Load { from: End::Peer, to: TARGET.parse().unwrap(), source: PEER.parse().unwrap(), per_second, count, size: 64 }
     }
 
     pub fn out_of_target(per_second: f64, count: u64) -> Load {

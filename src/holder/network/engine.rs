@@ -113,9 +113,9 @@ impl Engine {
         });
         let (rulesets, queue_by) = create(&table, order, &plan, &numbers, tapped.as_ref().map(|tapped| &tapped.tap))?;
         let sockets = match order.effect {
-            Effect::Partition => Some(
-                Netlink::open(libc::NETLINK_SOCK_DIAG).map_err(|error| Refusal::kernel("a socket to list sockets", error))?,
-            ),
+            Effect::Partition => {
+                Some(Netlink::open(libc::NETLINK_SOCK_DIAG).map_err(|error| Refusal::kernel("a socket to list sockets", error))?)
+            }
             Effect::Shape(_) => None,
         };
         let share = order.flows_percent.map(|percent| (flow::parts(percent), hash_seed(order.seed)));
@@ -137,6 +137,25 @@ impl Engine {
         };
         engine.reset_connections().map_err(|refused| Refusal::kernel("resetting connections", refused.error))?;
         Ok(engine)
+    }
+
+    /// What wakes it.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let queue = self.queue.as_ref().map(|queue| queue.socket.fd().as_fd());
+        let tap = self.tap.as_ref().map(|tapped| tapped.tap.fd().as_fd());
+        queue.into_iter().chain(tap).collect()
+    }
+
+    /// Takes in what has come and lets out what is due. Says in how long there is something to do, if there is.
+    ///
+    /// # Errors
+    /// It cannot be held any more.
+    pub fn turn(&mut self) -> Result<Option<std::time::Duration>, Failure> {
+        let more = self.take_in(false)?;
+        let next = self.let_out()?;
+        let now = sys::now();
+        let until = if more { Some(now) } else { next };
+        Ok(until.map(|until| std::time::Duration::from_nanos(until.saturating_sub(now))))
     }
 
     /// How packets reach user space here, if they do.
@@ -249,7 +268,11 @@ impl Engine {
         Ok(next)
     }
 
-    fn bite(&mut self, whole: bool) -> Result<Bite, Failure> {
+    /// What was done: in the last second, or in the whole.
+    ///
+    /// # Errors
+    /// The kernel does not tell its counts.
+    pub fn bite(&mut self, whole: bool) -> Result<Bite, Failure> {
         let mut bite = Bite { after_ms: (sys::now() - self.began) / 1_000_000, reset: self.reset, ..Bite::default() };
         for ruleset in &self.rulesets {
             for (chain, counted) in ruleset.counters() {
@@ -339,7 +362,10 @@ impl Engine {
     }
 
     /// Lets go of everything: what waits, then, when nothing more is sent here, what came meanwhile.
-    fn release(&mut self) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// As the kernel has it.
+    pub fn release(&mut self) -> Result<(), Failure> {
         self.let_go()?;
         for ruleset in &self.rulesets {
             self.table.request(&ruleset.let_pass().finish())?;
@@ -465,9 +491,7 @@ fn create(
     for by in ways {
         let mut rulesets = rulesets(order, plan, numbers, tap, by);
         let uses_queue = rulesets.iter().any(Ruleset::uses_queue);
-        let made = rulesets
-            .iter_mut()
-            .try_for_each(|ruleset| table.request(&ruleset.create(&order.aim).finish()));
+        let made = rulesets.iter_mut().try_for_each(|ruleset| table.request(&ruleset.create(&order.aim).finish()));
         match made {
             Ok(()) => return Ok((rulesets, uses_queue.then_some(by))),
             Err(refused) if refused.errno() == libc::ENOENT && by != last && uses_queue => {}

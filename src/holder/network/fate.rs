@@ -8,7 +8,7 @@ use super::jitter::{Jitter, unit};
 use super::order::{Direction, Loss, Shape};
 
 /// Longest a packet waits for the rate before its sending begins; above, it is dropped, as a router's full queue does.
-/// A tenth of a second is what a good access link buffers; one packet passes always.
+/// Two tenths of a second is what many access links buffer. One packet passes always.
 pub const RATE_BACKLOG_NS: u64 = 200_000_000;
 
 /// What becomes of one packet.
@@ -253,8 +253,7 @@ mod tests {
 
     #[test]
     fn reordered_packets_overtake_and_the_others_keep_their_delay() {
-        let shape =
-            Shape { delay: delay(10, 0, Distribution::Uniform), reorder_percent: Some(10.0), ..Shape::default() };
+        let shape = Shape { delay: delay(10, 0, Distribution::Uniform), reorder_percent: Some(10.0), ..Shape::default() };
         let seen = fates(&shape, 100_000, 100_000);
         let ahead = seen.iter().filter(|(came, fate)| fate.ahead && fate.leaves_at == *came).count();
         assert!((9_500..10_500).contains(&ahead), "{ahead}");

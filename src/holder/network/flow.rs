@@ -91,9 +91,8 @@ mod tests {
 
     #[test]
     fn a_share_is_met_and_is_the_same_each_time() {
-        let parts: Vec<u32> = (1024u16..11_024)
-            .map(|port| part(&key([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Some((port, 80))), 7))
-            .collect();
+        let parts: Vec<u32> =
+            (1024u16..11_024).map(|port| part(&key([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Some((port, 80))), 7)).collect();
         assert!(parts.iter().all(|part| *part < PARTS));
         let hit = parts.iter().filter(|part| **part < PARTS * 40 / 100).count();
         assert!((3_800..4_200).contains(&hit), "{hit} of 10,000");

@@ -4,7 +4,9 @@
 //! So each delay by itself has exactly that distribution, however strongly it depends on the one before.
 //!
 //! When order is kept, the normal number moves steadily from one draw to the next, as slowly as it takes for no packet
-//! to catch up with the one before. Making packets wait for their predecessor instead would raise the mean.
+//! to catch up with the one before. Making packets wait for their predecessor instead would raise the mean. The price:
+//! a new draw comes only every 5 (uniform), 8 (normal) or 40 (Pareto) times the jitter, so a short fault shows few of
+//! them. The deviation seen in 1,000 draws is within 5 % for the first two; Pareto's long tail takes 10,000.
 
 use std::f64::consts::{SQRT_2, TAU};
 

@@ -192,8 +192,24 @@ impl Line {
     /// Adds what this direction did, and how long that took in the last second, or in all of them.
     pub fn report(&mut self, bite: &mut Bite, whole: bool) {
         let Bite {
-            after_ms: _, seen: _, hit: _, taken, delayed, lost, overflowed, duplicated, corrupted, reordered, early,
-            taken_away, failed, reset: _, waiting: _, waiting_bytes: _, held_us: _, late_us: _,
+            after_ms: _,
+            seen: _,
+            hit: _,
+            taken,
+            delayed,
+            lost,
+            overflowed,
+            duplicated,
+            corrupted,
+            reordered,
+            early,
+            taken_away,
+            failed,
+            reset: _,
+            waiting: _,
+            waiting_bytes: _,
+            held_us: _,
+            late_us: _,
         } = &self.tally;
         bite.taken += taken;
         bite.delayed += delayed;
@@ -218,8 +234,7 @@ impl Line {
     }
 
     fn damage(&mut self, bytes: &mut [u8], random: u64) -> bool {
-        let flipped =
-            if self.undetected { packet::corrupt_undetected(bytes, random) } else { packet::corrupt(bytes, random) };
+        let flipped = if self.undetected { packet::corrupt_undetected(bytes, random) } else { packet::corrupt(bytes, random) };
         match flipped {
             Some(_) => self.tally.corrupted += 1,
             None => self.tally.failed += 1,
@@ -259,8 +274,7 @@ mod tests {
             let header = find(&message.body[4..], &[2]).unwrap();
             let (verdict, id) = (be32(header), u32::from_be_bytes(array(&header[4..])));
             let batch = message.kind & 0xff == 3;
-            let concerned: Vec<u32> =
-                waiting.iter().copied().filter(|one| if batch { *one <= id } else { *one == id }).collect();
+            let concerned: Vec<u32> = waiting.iter().copied().filter(|one| if batch { *one <= id } else { *one == id }).collect();
             assert!(!concerned.is_empty(), "a verdict on nobody: {id}");
             waiting.retain(|one| !concerned.contains(one));
             if verdict == 1 { accepted.extend(concerned) } else { dropped.extend(concerned) }

@@ -12,6 +12,7 @@ mod bite;
 mod engine;
 mod fate;
 mod flow;
+mod hold;
 mod jitter;
 mod line;
 mod netlink;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bite::{Bite, Quantiles};
 pub use engine::Engine;
+pub use hold::prepare;
 pub use order::{Aim, Corrupt, Delay, Effect, Loss, NetworkOrder, Peers, PortRange, QueueBy, Shape};
 
 /// Why nothing was done.
@@ -50,7 +52,9 @@ pub enum Refusal {
     WhoseNetwork(io::Error),
     #[error("this kernel, or this process in it, cannot hold a network fault: {what}: {error}")]
     Kernel { what: String, error: io::Error },
-    #[error("what the target sends cannot be delayed here ({what}: {error}); delay what it receives instead: the round trip is the same")]
+    #[error(
+        "what the target sends cannot be delayed here ({what}: {error}); delay what it receives instead: the round trip is the same"
+    )]
     Egress { what: String, error: io::Error },
 }
 

@@ -77,20 +77,52 @@ pub struct Register(pub u32);
 /// One step of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
-    Load { base: Base, offset: u32, length: u32, into: Register },
-    LoadMeta { what: Meta, into: Register },
-    Compare { register: Register, how: Comparison, with: Vec<u8> },
-    InSet { set: String, register: Register },
+    Load {
+        base: Base,
+        offset: u32,
+        length: u32,
+        into: Register,
+    },
+    LoadMeta {
+        what: Meta,
+        into: Register,
+    },
+    Compare {
+        register: Register,
+        how: Comparison,
+        with: Vec<u8>,
+    },
+    InSet {
+        set: String,
+        register: Register,
+    },
     /// Puts `jhash` of `length` bytes of registers, cut to `parts`, into a register in the order of the wire.
-    Hash { from: Register, length: u32, parts: u32, seed: u32, into: Register },
-    Set { register: Register, to: Vec<u8> },
+    Hash {
+        from: Register,
+        length: u32,
+        parts: u32,
+        seed: u32,
+        into: Register,
+    },
+    Set {
+        register: Register,
+        to: Vec<u8>,
+    },
     Count,
     /// Hand to this queue; where nobody holds it, pass if `bypass`, else vanish in silence.
-    Queue { number: u16, bypass: bool },
+    Queue {
+        number: u16,
+        bypass: bool,
+    },
     /// The same by xtables.
-    XtablesQueue { number: u16, bypass: bool },
+    XtablesQueue {
+        number: u16,
+        bypass: bool,
+    },
     /// Send out of the device whose index is in the register.
-    Forward { device: Register },
+    Forward {
+        device: Register,
+    },
     Drop,
     Return,
     Jump(String),
@@ -385,8 +417,9 @@ mod tests {
 
     #[test]
     fn many_elements_are_cut_into_messages_that_fit() {
-        let ranges: Vec<Range> =
-            (0..2_000u32).map(|at| Range { first: at.to_be_bytes().repeat(4), after: Some(at.to_be_bytes().repeat(4)) }).collect();
+        let ranges: Vec<Range> = (0..2_000u32)
+            .map(|at| Range { first: at.to_be_bytes().repeat(4), after: Some(at.to_be_bytes().repeat(4)) })
+            .collect();
         let mut transaction = Transaction::new(Family::Inet, "t");
         transaction.set("s", 16, &ranges);
         let written = transaction.finish();

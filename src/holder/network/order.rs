@@ -346,6 +346,8 @@ mod tests {
             let refusal = order(&format!(r#"{{"direction":"In","effect":{effect},"to":[{{}}]}}"#)).unwrap_err();
             assert!(refusal.contains(says), "{effect}: {refusal}");
         }
+        let misspelt = r#"{"direction":"In","effect":"partition","to":[{}],"flow":1}"#;
+        assert!(order(misspelt).unwrap_err().contains("unknown field"));
         let icmp = r#"{"direction":"In","effect":"partition","to":[{"protocol":"ICMP","ports":[[1,1]]}]}"#;
         assert!(order(icmp).unwrap_err().contains("ICMP has no ports"));
     }

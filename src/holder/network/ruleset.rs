@@ -32,11 +32,18 @@ const WITH_PORTS: [u8; 3] = [packet::TCP, packet::UDP, packet::SCTP];
 /// What is done with the packets that are hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strike {
-    Queue { number: u16, by: QueueBy },
+    Queue {
+        number: u16,
+        by: QueueBy,
+    },
     Drop,
     /// Drop what goes out without telling its sender: `drop` in the output hook answers with EPERM.
-    Vanish { by: QueueBy },
-    Tap { device: u32 },
+    Vanish {
+        by: QueueBy,
+    },
+    Tap {
+        device: u32,
+    },
 }
 
 /// The rules of one direction.
@@ -210,10 +217,7 @@ impl Ruleset {
         let words = version.length() / 4;
         let (near, far) = version.ends(incoming);
         let load = |base, offset, length, into| Expression::Load { base, offset, length, into: Register(into) };
-        let mut rule = vec![
-            load(Base::Network, near, version.length(), 0),
-            load(Base::Network, far, version.length(), words),
-        ];
+        let mut rule = vec![load(Base::Network, near, version.length(), 0), load(Base::Network, far, version.length(), words)];
         let mut length = 2 * version.length();
         if ports {
             let (near, far) = port_offsets(incoming);
@@ -418,7 +422,12 @@ impl Matches {
                     if let Some(set) = set {
                         let (_, far) = version.ends(incoming);
                         let register = Register(0);
-                        rule.push(Expression::Load { base: Base::Network, offset: far, length: version.length(), into: register });
+                        rule.push(Expression::Load {
+                            base: Base::Network,
+                            offset: far,
+                            length: version.length(),
+                            into: register,
+                        });
                         rule.push(Expression::InSet { set: set.clone(), register });
                     }
                     rule
@@ -556,10 +565,14 @@ mod tests {
         let offsets = |incoming| {
             let addresses = Some(vec!["10.0.0.1".parse().unwrap()]);
             let peers = Peers { addresses, protocol: Some(Protocol::Tcp), ports: vec![80.into()], ..Peers::default() };
-            rules(peers, incoming).concat().into_iter().filter_map(|expression| match expression {
-                Expression::Load { base, offset, .. } => Some((base, offset)),
-                _ => None,
-            }).collect::<Vec<_>>()
+            rules(peers, incoming)
+                .concat()
+                .into_iter()
+                .filter_map(|expression| match expression {
+                    Expression::Load { base, offset, .. } => Some((base, offset)),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
         };
         assert_eq!(offsets(true), [(Base::Network, 12), (Base::Transport, 0)]);
         assert_eq!(offsets(false), [(Base::Network, 16), (Base::Transport, 2)]);

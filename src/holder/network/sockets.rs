@@ -64,8 +64,7 @@ pub fn socket(body: &[u8]) -> Option<(SocketId, Connection)> {
         _ => None,
     };
     let port = |at: usize| u16::from_be_bytes([id[at], id[at + 1]]);
-    let connection =
-        Connection { protocol: TCP, near: address(4)?, near_port: port(0), far: address(20)?, far_port: port(2) };
+    let connection = Connection { protocol: TCP, near: address(4)?, near_port: port(0), far: address(20)?, far_port: port(2) };
     Some((SocketId { family, id }, connection))
 }
 

@@ -52,11 +52,8 @@ pub fn above(fd: OwnedFd, floor: RawFd) -> io::Result<OwnedFd> {
 
 /// Waits until one of the files can be read or has ended, or until `until`. The answer has one entry for each.
 pub fn wait<const N: usize>(files: [Option<BorrowedFd<'_>>; N], until: u64) -> io::Result<[bool; N]> {
-    let mut polled = files.map(|file| libc::pollfd {
-        fd: file.map_or(-1, |file| file.as_raw_fd()),
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut polled =
+        files.map(|file| libc::pollfd { fd: file.map_or(-1, |file| file.as_raw_fd()), events: libc::POLLIN, revents: 0 });
     let rest = until.saturating_sub(now());
     let timeout = libc::timespec { tv_sec: (rest / 1_000_000_000) as _, tv_nsec: (rest % 1_000_000_000) as _ };
     // SAFETY: the array and the timeout live through the call; its length is N.
@@ -81,8 +78,7 @@ pub fn real_time() -> io::Result<()> {
     // The lowest: ahead of everything that is not real-time itself, behind everything that is.
     let parameter = libc::sched_param { sched_priority: 1 };
     // SAFETY: `parameter` lives through the call.
-    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameter) })
-        .map(drop)
+    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameter) }).map(drop)
 }
 
 /// Returns when every processor has left whatever packet it was handling when this was called.
@@ -240,9 +236,8 @@ impl Inbox {
         let mut headers: Vec<libc::mmsghdr> = parts.iter_mut().map(one_part).collect();
         let count = headers.len() as libc::c_uint;
         // SAFETY: each header points at its part, each part at its buffer; all live through the call.
-        let received = unsafe {
-            libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
-        };
+        let received =
+            unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, std::ptr::null_mut()) };
         match checked(received) {
             Ok(received) => {
                 self.lengths.extend(headers.iter().take(received as usize).map(|header| header.msg_len as usize));
@@ -268,10 +263,8 @@ fn one_part(part: &mut libc::iovec) -> libc::mmsghdr {
 
 /// Sends frames with as few calls as it takes. Returns how many the kernel did not take, and why the last of them.
 pub fn send_frames(fd: &OwnedFd, frames: &[&[u8]]) -> (usize, Option<io::Error>) {
-    let mut parts: Vec<libc::iovec> = frames
-        .iter()
-        .map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() })
-        .collect();
+    let mut parts: Vec<libc::iovec> =
+        frames.iter().map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() }).collect();
     let mut headers: Vec<libc::mmsghdr> = parts.iter_mut().map(one_part).collect();
     let (mut done, mut failed, mut why) = (0, 0, None);
     while done < headers.len() {
@@ -359,7 +352,7 @@ impl Device {
         self.ask(through, libc::SIOCSIFMTU as libc::Ioctl)
     }
 
-    pub fn is_up(mut self, through: &OwnedFd) -> io::Result<bool> {
+    pub fn up(mut self, through: &OwnedFd) -> io::Result<bool> {
         self.ask(through, libc::SIOCGIFFLAGS as libc::Ioctl)?;
         // SAFETY: SIOCGIFFLAGS has filled in this member.
         Ok(i32::from(unsafe { self.request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)

@@ -113,7 +113,7 @@ fn only_device(control: &OwnedFd) -> Result<String, Refusal> {
     let names = sys::device_names().map_err(|error| Refusal::egress("listing network devices", &error))?;
     let mut candidates = names.into_iter().filter(|name| {
         let is_ethernet = Device::named(name).hardware(control).is_ok_and(|(kind, _)| kind == ARPHRD_ETHER);
-        is_ethernet && name != NAME && Device::named(name).is_up(control).unwrap_or(false)
+        is_ethernet && name != NAME && Device::named(name).up(control).unwrap_or(false)
     });
     match (candidates.next(), candidates.next()) {
         (Some(device), None) => Ok(device),
