@@ -224,6 +224,7 @@ impl Operator {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_gameday"))
             .args(["operator", "--namespace", OPERATOR_NAMESPACE, "--identity", identity, "--listen", "127.0.0.1:0"])
+            .args(["--agent-image", "lab.test/gameday:1"])
             .env("KUBECONFIG", operator_kubeconfig())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle of the log"))
@@ -258,6 +259,7 @@ fn install() {
             "crd/gamedays.gameday.dev",
             "crd/gamedayruns.gameday.dev",
             "crd/cords.gameday.dev",
+            "crd/injections.gameday.dev",
         ]);
     });
 }
@@ -363,6 +365,7 @@ metadata: {name: breaker, namespace: NAMESPACE}
 rules:
 - {apiGroups: [""], resources: [pods], verbs: [delete]}
 - {apiGroups: [""], resources: [pods/eviction], verbs: [create]}
+- {apiGroups: [gameday.dev], resources: [injections], verbs: [create]}
 - {apiGroups: [apps], resources: [deployments/scale, statefulsets/scale], verbs: [patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
