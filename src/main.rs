@@ -1,5 +1,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gameday::cli::main(std::env::args_os())
+    ExitCode::from(gameday::cli::main(std::env::args_os()).code())
 }

@@ -18,7 +18,7 @@ pub fn of(spec: &InjectionSpec, pid: i32) -> Result<holder::Order, String> {
 fn fault(spec: &InjectionSpec, seed: u64, pid: i32) -> Result<Fault, String> {
     let fault = &spec.fault;
     if let Some(network) = &fault.network {
-        return Ok(Fault::Network(Box::new(network_order(network, spec.aim.as_ref(), seed, pid)?)));
+        return Ok(Fault::Network(network_order(network, spec.aim.as_ref(), seed, pid)?));
     }
     let found = [
         fault.cpu.clone().map(Fault::Cpu),

@@ -255,7 +255,7 @@ pub struct TargetStatus {
     pub node: Option<String>,
     #[schemars(with = "Moment")]
     pub recorded: Timestamp,
-    /// The fault is over by then, whatever happens.
+    /// The fault ends by then at the latest. Where it could not be undone in time, the run is not Passed.
     #[schemars(with = "Moment")]
     pub latest_end: Timestamp,
     /// How many pods it takes away, for the blast radius.

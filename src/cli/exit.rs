@@ -33,6 +33,19 @@ impl Exit {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl From<crate::holder::Exit> for Exit {
+    fn from(exit: crate::holder::Exit) -> Self {
+        match exit {
+            crate::holder::Exit::Cleared => Exit::Passed,
+            crate::holder::Exit::NotClean => Exit::Failed,
+            crate::holder::Exit::NotUnderstood => Exit::Invalid,
+            crate::holder::Exit::Lost => Exit::Inconclusive,
+            crate::holder::Exit::Refused => Exit::Refused,
+        }
+    }
+}
+
 /// What went wrong, in words for the person, and how the program ends.
 #[derive(Debug)]
 pub struct Failure {

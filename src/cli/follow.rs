@@ -19,7 +19,7 @@ use super::{Exit, Failure, Output, stop};
 
 /// An operator takes up a run in milliseconds, a new leader within the Lease's half minute, which the operator
 /// says in its logs; a person has looked elsewhere by then.
-const NO_OPERATOR: Duration = Duration::from_secs(10);
+const NO_OPERATOR: Duration = Duration::from_secs(20);
 /// So long a run may be followed without an answer: the run itself goes on, or is reverted, without us.
 const NO_ANSWER: Duration = Duration::from_secs(60);
 /// The time left is shown in seconds.

@@ -28,7 +28,6 @@ mod watch;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -85,7 +84,7 @@ enum Verb {
 }
 
 /// Runs what the arguments say, the program's own name first.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let matches = match command(arguments.first()).try_get_matches_from(&arguments) {
         Ok(matches) => matches,
@@ -93,20 +92,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let exit = if refusal.use_stderr() { Exit::Invalid } else { Exit::Passed };
             // Nothing can be said where standard error is closed.
             let _ = refusal.print();
-            return exit.code().into();
+            return exit;
         }
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(refusal) => refusal.exit(),
     };
-    let exit = match cli {
-        // A holder has exit codes of its own, and must be the only thread of its process.
-        #[cfg(target_os = "linux")]
-        Cli { verb: Verb::Hold(hold), .. } => return crate::holder::hold(hold),
-        cli => cli.run().unwrap_or_else(|failure| failure.tell()),
-    };
-    exit.code().into()
+    match cli.run() {
+        Ok(exit) => exit,
+        Err(failure) => failure.tell(),
+    }
 }
 
 /// The command line's grammar. As a plugin of kubectl it speaks of itself as the user called it.
@@ -137,7 +133,7 @@ impl Cli {
             #[cfg(target_os = "linux")]
             Verb::Agent(agent) => agent.run(cluster),
             #[cfg(target_os = "linux")]
-            Verb::Hold(_) => unreachable!("a holder is started before anything else"),
+            Verb::Hold(hold) => Ok(crate::holder::hold(&hold).into()),
         }
     }
 }

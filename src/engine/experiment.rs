@@ -138,7 +138,10 @@ fn baseline(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut 
         status.saw.before = cx.probes().all(|(_, track)| track.last_seen().is_some_and(|last| last >= fresh));
         return enter(cx, status, ExperimentPhase::Arming, out);
     }
-    let deadline = since + length.saturating_mul(2).saturating_add(cx.patience()).as_signed();
+    // A new leader has to see for itself: its time begins with its own first samples, which come soon.
+    let own = cx.probes().map(|(_, track)| track.began().unwrap_or(cx.now.min(since + limits::ARMING.as_signed()))).max();
+    let from = own.map_or(since, |own| own.max(since));
+    let deadline = from + length.saturating_mul(2).saturating_add(cx.patience()).as_signed();
     if cx.now >= deadline {
         let worst = cx.probes().find(|(_, track)| !steady(track));
         let saw =
@@ -390,9 +393,10 @@ fn breach(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Ou
     if status.breach.is_some() {
         return;
     }
-    let broken = cx.probes().find_map(|(probe, track)| Some((probe, track, track.breach(probe)?)));
-    let Some((probe, track, first_bad)) = broken else { return };
-    let text = format!("{}: {} bad in a row, the last: {}", probe.name, probe.breach_after, track.said());
+    let injected = status.injected.unwrap_or(cx.now);
+    let broken = cx.probes().find_map(|(probe, track)| Some((probe, track.breach_since(probe, injected)?)));
+    let Some((probe, (first_bad, said))) = broken else { return };
+    let text = format!("{}: {} bad in a row, the last: {said}", probe.name, probe.breach_after);
     say(cx, status, EntryKind::Breach, text.clone(), out);
     status.breach = Some(text);
     status.first_bad = Some(first_bad);
@@ -414,6 +418,9 @@ fn blind(cx: &Context, since: Timestamp, out: &mut Out) -> Option<String> {
         return Some("blind: the probes are not watched".to_owned());
     }
     for (probe, track) in cx.probes() {
+        if let Some((length, said)) = track.silence_since(probe, since) {
+            return Some(format!("blind: {} saw nothing for {length}: {said}", probe.name));
+        }
         let last = track.last_seen().map_or(since, |last| last.max(since));
         let limit = last + probe.patience().as_signed();
         if cx.now > limit {
@@ -445,6 +452,10 @@ fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, inde
     let since = status.reverted.unwrap_or(cx.now);
     look_clean(cx, planned, status, since, out);
     if status.targets.iter().all(|target| target.clean.is_some()) {
+        let held = status.targets.iter().filter(|target| target.undo.is_some()).map(|target| target.latest_end).min();
+        if let Some(late) = held.map(|end| Duration::between(end, cx.now)).filter(|late| *late > limits::LATE) {
+            status.doubt.get_or_insert(format!("held {late} longer than ordered: no undo was confirmed before"));
+        }
         status.clean = Some(cx.now);
         status.time_to_abort = status.breached.map(|breached| Duration::between(breached, cx.now));
         say(

@@ -29,7 +29,9 @@ pub struct Candidate {
 pub fn candidates(planned: &Planned, seen: &Observation) -> Result<Vec<Candidate>, String> {
     match &planned.candidates {
         Candidates::Pods(selector) => {
-            let ready = seen.pods.iter().filter(|pod| selector.matches(&pod.labels) && is_up(pod));
+            // A list that lags may still show a pod that is known to be gone.
+            let there = |pod: &&PodSeen| is_up(pod) && !seen.gone.contains(&pod.uid);
+            let ready = seen.pods.iter().filter(|pod| selector.matches(&pod.labels)).filter(there);
             Ok(ready.map(pod).collect())
         }
         Candidates::Nodes(selector) => {

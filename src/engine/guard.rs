@@ -4,7 +4,7 @@
 use crate::api::{ExperimentStatus, TargetStatus};
 
 use super::admit::{Choice, Plan, Planned};
-use super::fault::{self, Candidate};
+use super::fault::{self, Candidate, Sight};
 use super::select;
 use super::{Observation, Run};
 
@@ -19,20 +19,13 @@ pub enum Chosen {
     Refused(String),
 }
 
-/// In force in one experiment: targets not known to be clean, and killed pods that nothing has replaced.
-struct InForce<'a> {
-    unclean: Vec<&'a TargetStatus>,
-    missing: Vec<&'a TargetStatus>,
-}
+/// In force in one experiment, each with how much it takes away: targets not known to be clean, killed pods that
+/// nothing has replaced, and replicas that were given back and are not ready yet.
+struct InForce<'a>(Vec<(&'a TargetStatus, usize)>);
 
 impl InForce<'_> {
     fn weight(&self, counts: impl Fn(&TargetStatus) -> bool) -> usize {
-        self.unclean
-            .iter()
-            .chain(&self.missing)
-            .filter(|target| counts(target))
-            .map(|target| usize::try_from(target.weight).unwrap_or(0))
-            .sum()
+        self.0.iter().filter(|(target, _)| counts(target)).map(|(_, weight)| weight).sum()
     }
 }
 
@@ -40,15 +33,30 @@ fn in_force<'a>(planned: &Planned, status: &'a ExperimentStatus, seen: &Observat
     let (cleaned, unclean): (Vec<&TargetStatus>, Vec<&TargetStatus>) =
         status.targets.iter().partition(|target| target.clean.is_some());
     // A workload is whole again when as many are ready as before; until then its lost pods count.
-    let killed: Vec<&TargetStatus> =
-        cleaned.into_iter().filter(|target| planned.kind.takes_away() && target.bite.is_some()).collect();
+    let (killed, undone): (Vec<&TargetStatus>, Vec<&TargetStatus>) = cleaned
+        .into_iter()
+        .filter(|target| target.bite.is_some() && (planned.kind.takes_away() || target.undo.is_some()))
+        .partition(|target| target.undo.is_none());
     let before = usize::try_from(status.ready_before.unwrap_or(0)).unwrap_or(0);
     let ready = fault::candidates(planned, seen)
         .map(|ready| ready.iter().filter(|pod| !unclean.iter().any(|target| target.uid == pod.target.uid)).count())
         .unwrap_or(0);
     let missing = before.saturating_sub(ready + unclean.len()).min(killed.len());
-    let missing = killed[killed.len() - missing..].to_vec();
-    InForce { unclean, missing }
+    let missing = killed[killed.len() - missing..].iter();
+    let weight = |target: &TargetStatus| usize::try_from(target.weight).unwrap_or(0);
+    let whole = unclean.iter().chain(missing).map(|target| (*target, weight(target)));
+    let returning = undone.into_iter().map(|target| (target, returning(target, seen).min(weight(target))));
+    InForce(whole.chain(returning).collect())
+}
+
+/// Replicas of a workload that was scaled back which are not ready yet.
+fn returning(target: &TargetStatus, seen: &Observation) -> usize {
+    let before = target.undo.as_ref().and_then(|undo| undo.replicas);
+    match (before, fault::sight(target, seen)) {
+        // What somebody, or another experiment, took away since is not ours to wait for.
+        (Some(before), Sight::Workload(workload)) => usize::try_from(before.min(workload.replicas) - workload.ready).unwrap_or(0),
+        (Some(_) | None, Sight::Workload(_) | Sight::Pod(_) | Sight::Node(_) | Sight::Gone | Sight::Unknown) => 0,
+    }
 }
 
 /// Pods, nodes and replicas that are away because of the run, now.

@@ -44,6 +44,9 @@ pub mod limits {
     /// period that Kubernetes gives a pod by default. What is still held then stays labelled, and the sweep
     /// goes on trying.
     pub const REVERTING: Duration = Duration::from_secs(120);
+    /// A fault read back clean so long after its latest end was held longer than the record says, which is a
+    /// doubt: an API fault cannot be undone while the API server is away. Five tries at the undo.
+    pub const LATE: Duration = Duration::from_secs(5);
     /// A refused or failed action is tried again after this long.
     pub const RETRY: Duration = Duration::from_millis(1_000);
     /// Changes that do not decide anything (a sample, a bite among many) are recorded this often at most.

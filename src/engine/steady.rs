@@ -4,7 +4,7 @@
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
 
-use crate::api::{Probe, ProbeStatus};
+use crate::api::{Duration, Probe, ProbeStatus};
 
 /// One answer of a probe.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,30 @@ impl std::fmt::Display for Margin {
     }
 }
 
+/// Spans remembered of each kind. Each is shorter than the one before it, so that few are enough.
+const SPANS_MAX: usize = 16;
+
+/// Something that lasted from one sample's start to another's.
+#[derive(Clone, Debug)]
+struct Span {
+    from: Timestamp,
+    to: Timestamp,
+    /// Samples, or milliseconds.
+    length: u64,
+    said: String,
+}
+
+/// Keeps those spans that are longer than every later one: enough to tell the longest since any time.
+fn remember(spans: &mut Vec<Span>, span: Span) {
+    while spans.last().is_some_and(|last| last.length <= span.length) {
+        spans.pop();
+    }
+    spans.push(span);
+    if spans.len() > SPANS_MAX {
+        spans.remove(0);
+    }
+}
+
 /// All that is remembered of one probe.
 #[derive(Clone, Debug)]
 pub struct Track {
@@ -59,8 +83,14 @@ pub struct Track {
     /// Good samples one after the other, and when the first of them started.
     good: u32,
     good_since: Option<Timestamp>,
+    /// The start of the first sample that this process took.
+    began: Option<Timestamp>,
     /// The start of the last sample that saw something.
     last_seen: Option<Timestamp>,
+    /// Streaks of bad samples, and times without any sample that saw something: a turn that waited for an answer
+    /// must not miss what began and ended meanwhile.
+    streaks: Vec<Span>,
+    silences: Vec<Span>,
     said: Option<String>,
     latencies_us: Histogram<u32>,
     worst_ms: Option<f64>,
@@ -81,7 +111,10 @@ impl Track {
             first_bad: None,
             good: 0,
             good_since: None,
+            began: None,
             last_seen: resumed.last,
+            streaks: Vec::new(),
+            silences: Vec::new(),
             said: resumed.saw.clone(),
             latencies_us: Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("1 µs to 1 h with 2 digits are valid bounds"),
             worst_ms: resumed.worst_ms,
@@ -94,6 +127,12 @@ impl Track {
     pub fn push(&mut self, sample: Sample) {
         let Sample { started, took_ms, seen, margin } = sample;
         self.samples += 1;
+        self.began.get_or_insert(started);
+        if let Some(last) = self.last_seen.filter(|_| !matches!(seen, Seen::Blind(_))) {
+            let length = Duration::between(last, started).as_millis();
+            let said = self.said().to_owned();
+            remember(&mut self.silences, Span { from: last, to: started, length, said });
+        }
         match seen {
             Seen::Good(said) => {
                 self.streak = 0;
@@ -106,7 +145,8 @@ impl Track {
             Seen::Bad(said) => {
                 self.bad += 1;
                 self.streak += 1;
-                self.first_bad.get_or_insert(started);
+                let from = *self.first_bad.get_or_insert(started);
+                remember(&mut self.streaks, Span { from, to: started, length: u64::from(self.streak), said: said.clone() });
                 self.good = 0;
                 self.good_since = None;
                 self.last_seen = Some(started);
@@ -132,6 +172,23 @@ impl Track {
         if self.streak >= probe.breach_after_count() { self.first_bad } else { None }
     }
 
+    /// The breach that goes on now, or one that had a bad sample at or after this time and is over: when its
+    /// first bad sample started, and what the last said.
+    pub fn breach_since(&self, probe: &Probe, since: Timestamp) -> Option<(Timestamp, &str)> {
+        let long = |span: &&Span| span.to >= since && span.length >= u64::from(probe.breach_after_count());
+        let now = self.breach(probe).map(|from| (from, self.said()));
+        now.or_else(|| self.streaks.iter().find(long).map(|span| (span.from, span.said.as_str())))
+    }
+
+    /// The first time since then in which nothing was seen for longer than a breach takes, and that is over by
+    /// now: how long, and what was said before it ended.
+    pub fn silence_since(&self, probe: &Probe, since: Timestamp) -> Option<(Duration, &str)> {
+        self.silences.iter().find_map(|span| {
+            let length = Duration::between(span.from.max(since), span.to);
+            (length > probe.patience()).then_some((length, span.said.as_str()))
+        })
+    }
+
     /// Since when every sample has been good.
     pub fn good_since(&self) -> Option<Timestamp> {
         self.good_since
@@ -140,6 +197,11 @@ impl Track {
     /// Whether so many good samples in a row are steady again: as many as a breach takes bad ones.
     pub fn is_steady(&self, probe: &Probe) -> bool {
         self.good >= probe.breach_after_count()
+    }
+
+    /// The start of the first sample that this process took.
+    pub fn began(&self) -> Option<Timestamp> {
+        self.began
     }
 
     /// The start of the last sample that saw something.

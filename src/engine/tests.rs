@@ -41,6 +41,8 @@ fn pods(count: usize, not_ready: usize) -> Vec<PodSeen> {
             labels: BTreeMap::from([("app".to_owned(), "checkout".to_owned())]),
             ready: index >= not_ready,
             terminating: false,
+            containers: vec![("app".to_owned(), format!("id-{index}"))],
+            host_network: false,
         })
         .collect()
 }

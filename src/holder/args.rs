@@ -9,12 +9,12 @@ use super::order::{Aim, Fault, Order};
 /// Hold one fault on one process or container of this machine, for as long as this command runs.
 ///
 /// Without a fault, the order is one line of JSON on stdin, and closing stdin ends it. It reports on stdout, a
-/// JSON line each second. The fault is over when this process is, whatever ends it.
+/// JSON line each second. The fault is over when this process is, whatever ends it, and this process is over when
+/// its parent is.
 ///
-/// Exit codes: 0 cleared and read back clean; 1 not clean; 2 not understood; 3 lost before its time, and clean;
-/// 4 refused, nothing was done.
+/// Exit codes of hold: 0 cleared and read back clean; 1 not clean; 2 not understood; 3 lost before its time, and
+/// clean; 4 refused, nothing was done.
 #[derive(Clone, Debug, Args)]
-#[command(args_conflicts_with_subcommands = false, subcommand_negates_reqs = true)]
 pub struct HoldArgs {
     #[command(subcommand)]
     pub fault: Option<Fault>,

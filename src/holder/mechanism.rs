@@ -1,13 +1,13 @@
 //! The list of mechanisms: how each is prepared, and whether it can be done here.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::frame::{Ground, Hold, Refusal};
 use super::order::Fault;
 use super::{container_kill, cpu, disk_fill, disk_io, files, memory, network, pause, processes};
 
 /// Whether this kernel and these capabilities can hold a kind of fault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     pub fault: String,
@@ -26,8 +26,8 @@ pub fn prepare(fault: &Fault, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refu
         Fault::Files(files) => Box::new(files::prepare(files, ground)?),
         Fault::Processes(processes) => Box::new(processes::prepare(processes, ground)?),
         Fault::Pause(pause) => Box::new(pause::prepare(pause, ground)?),
-        Fault::Network(order) => Box::new(network::prepare(order, ground)?),
         Fault::ContainerKill(kill) => Box::new(container_kill::prepare(kill, ground)?),
+        Fault::Network(order) => Box::new(network::hold::prepare(order, ground)?),
     })
 }
 
@@ -35,7 +35,6 @@ pub fn prepare(fault: &Fault, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refu
 pub fn checks() -> Vec<Check> {
     let check = |fault: &str, able: Result<(), String>| Check { fault: fault.to_owned(), cannot: able.err() };
     vec![
-        check("network", network::check().map_err(|refusal| refusal.to_string())),
         check("cpu", cpu::check()),
         check("memory", memory::check()),
         check("diskFill", disk_fill::check()),
@@ -44,5 +43,6 @@ pub fn checks() -> Vec<Check> {
         check("processes", processes::check()),
         check("pause", pause::check()),
         check("containerKill", container_kill::check()),
+        check("network", network::hold::check()),
     ]
 }

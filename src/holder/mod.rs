@@ -29,7 +29,6 @@ mod target;
 mod worker;
 
 use std::io::Write;
-use std::process::ExitCode;
 
 pub use args::HoldArgs;
 pub use event::{Bite, Clean, End, Event, Started};
@@ -48,12 +47,12 @@ use leash::Orders;
 ///
 /// # Guarantees
 /// When it returns, or the process ends in any other way, nothing of the fault is in force.
-pub fn hold(args: HoldArgs) -> ExitCode {
+pub fn hold(args: &HoldArgs) -> Exit {
     if args.check {
         let lines: Vec<String> = checks().iter().filter_map(|check| serde_json::to_string(check).ok()).collect();
         // Nobody who reads it is nobody to tell.
         let written = writeln!(std::io::stdout(), "{}", lines.join("\n"));
-        return ExitCode::from(u8::from(written.is_err()));
+        return if written.is_ok() { Exit::Cleared } else { Exit::NotClean };
     }
     let (order, orders) = match args.order() {
         Ok(Some(order)) => (Ok(order), None),
@@ -63,14 +62,14 @@ pub fn hold(args: HoldArgs) -> ExitCode {
         },
         Err(why) => (Err(why), None),
     };
-    let exit = match order {
-        Ok(order) => frame::run(&order, orders, &mut Report::default()),
+    let mut report = Report::default();
+    match order {
+        Ok(order) => frame::run(&order, orders, &mut report),
         Err(why) => {
-            eprintln!("gameday hold: {why}");
+            report.say(&Event::Refused { why });
             Exit::NotUnderstood
         }
-    };
-    ExitCode::from(exit as u8)
+    }
 }
 
 /// The order on stdin.

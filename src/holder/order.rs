@@ -56,9 +56,8 @@ pub enum Fault {
     Pause(Pause),
     /// Send the target's first process a signal, once.
     ContainerKill(ContainerKill),
-    /// Disturb packets between the target and others. By order only: it has too many words for flags.
-    #[command(skip)]
-    Network(Box<NetworkOrder>),
+    /// Disturb packets between the target and others.
+    Network(NetworkOrder),
 }
 
 #[cfg(test)]

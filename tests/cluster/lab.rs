@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gameday::api::{ExperimentPhase, GameDay, GameDayRun, RunPhase};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams};
 use kube::{Client, ResourceExt};
 
 /// Longest that any wait in these tests takes before it is a failure. The lab shares two cores with the build.
@@ -113,10 +113,6 @@ impl Lab {
     pub fn ended(&mut self, operator: usize) -> Option<i32> {
         let status = self.operators[operator].child.try_wait().expect("a child can be waited for")?;
         Some(status.code().unwrap_or(-1))
-    }
-
-    pub fn operator_log(&self, operator: usize) -> String {
-        std::fs::read_to_string(&self.operators[operator].log).unwrap_or_default()
     }
 
     pub async fn apply(&self, game_day: &str) {
@@ -340,18 +336,6 @@ async fn wait_for_http(address: &str) {
         matches!(connected, Ok(Ok(_))).then_some(())
     })
     .await;
-}
-
-/// Creates a run of this game day by hand, as the API takes it.
-pub async fn create_run(lab: &Lab, name: &str, game_day: &GameDay) -> String {
-    let spec = gameday::api::GameDayRunSpec {
-        game_day_name: game_day.name_any(),
-        scheduled_for: None,
-        game_day: game_day.spec.clone(),
-        stop: None,
-    };
-    lab.runs().create(&PostParams::default(), &GameDayRun::new(name, spec)).await.expect("the run is created");
-    name.to_owned()
 }
 
 const ACCOUNT: &str = r#"

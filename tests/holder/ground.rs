@@ -216,7 +216,9 @@ impl Ground {
             traces.push(format!("{name} {names:?}"));
             traces.push(format!("{name} {:.0} % full", self.full_percent(name)));
         }
-        traces.push(fs::read_to_string(format!("/proc/{}/mountinfo", self.pid)).unwrap());
+        // Other tests' mounts come and go in every namespace.
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid)).unwrap();
+        traces.extend(mounts.lines().filter(|mount| mount.contains(&self.path(""))).map(str::to_owned));
         traces.push(format!("traced by {}", field(self.pid, "TracerPid:").unwrap()));
         traces
     }
@@ -306,6 +308,12 @@ impl Holder {
                 other => panic!("no bite: {other:?}"),
             }
         }
+    }
+
+    /// The next bite that bit, of those said from now on.
+    pub fn bitten_now(&mut self) -> Bite {
+        while self.events.try_recv().is_ok() {}
+        self.bitten()
     }
 
     pub fn signal(&self, signal: Signal) {

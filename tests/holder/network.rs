@@ -570,3 +570,44 @@ fn an_update_that_is_not_understood_ends_the_fault_unharmed() {
     assert!(failure.contains("was not understood"), "{failure}");
     assert_eq!(left, Vec::<String>::new());
 }
+
+/// How long a connection to the target takes from the other end.
+fn connect_ms(wire: &Wire) -> f64 {
+    wire.at(End::Peer, || {
+        let began = Instant::now();
+        TcpStream::connect_timeout(&SocketAddr::new(TARGET.parse().unwrap(), 7_777), Duration::from_secs(3)).unwrap();
+        began.elapsed().as_secs_f64() * 1e3
+    })
+    .join()
+    .unwrap()
+}
+
+#[test]
+fn gameday_hold_network_by_hand_delays_a_process_of_another_network_until_it_is_killed() {
+    let Some(wire) = Wire::lay() else { return };
+    let listener = wire.at(End::Target, || TcpListener::bind((TARGET, 7_777)).unwrap()).join().unwrap();
+    let name = wire.name(End::Target).to_owned();
+    let mut target = Command::new("ip").args(["netns", "exec", &name, "sleep", "60"]).spawn().unwrap();
+    for _ in 0..20 {
+        let mut holder = Command::new(env!("CARGO_BIN_EXE_gameday"))
+            .args(["hold", "network", "--pid", &target.id().to_string(), "--delay", "50ms", "--for", "20s"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(holder.stdout.take().unwrap()));
+        let started = lines.next().unwrap().unwrap();
+        assert!(started.contains("started"), "{started}");
+        let held = connect_ms(&wire);
+        assert!((50.0..80.0).contains(&held), "{held} ms");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        let after = connect_ms(&wire);
+        assert!(after < 25.0, "{after} ms after the kill");
+        let left = wire.at(End::Target, || left_over().unwrap()).join().unwrap();
+        assert_eq!(left, Vec::<String>::new());
+    }
+    drop(listener);
+    target.kill().unwrap();
+    target.wait().unwrap();
+}

@@ -95,7 +95,7 @@ fn memory_is_filled_within_two_percent_and_gives_way() {
     std::thread::sleep(Duration::from_secs(1));
     let beside = ground.memory_percent();
     assert!((beside - 80.0).abs() <= 2.0, "{beside} % beside a target that grew");
-    let held = holder.bitten().figures["resident_bytes"];
+    let held = holder.bitten_now().figures["held_bytes"];
     grown.kill().unwrap();
     grown.wait().unwrap();
     until("80 % again", soon(), || (ground.memory_percent() - 80.0).abs() <= 2.0);
@@ -262,7 +262,7 @@ fn a_pause_holds_every_thread_and_newcomers_and_lets_go() {
     let since = ground.cpu_seconds();
     std::thread::sleep(Duration::from_millis(500));
     assert!(ground.cpu_seconds() - since < 0.001, "{} s used while paused", ground.cpu_seconds() - before);
-    assert_eq!(holder.bitten().figures["stopped"], 5.0);
+    assert_eq!(holder.bitten_now().figures["stopped"], 5.0);
     holder.release();
     let ended = holder.end();
     assert!(matches!(ended.last(), Event::Cleared { clean, .. } if clean.clean), "{ended:?}");

@@ -63,6 +63,7 @@ fn the_help_is_what_was_agreed() {
         "crds",
         "completions",
         "operator",
+        "hold",
     ];
     let mut help = written(&["--help"]);
     for verb in verbs {

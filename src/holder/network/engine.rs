@@ -139,25 +139,6 @@ impl Engine {
         Ok(engine)
     }
 
-    /// What wakes it.
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let queue = self.queue.as_ref().map(|queue| queue.socket.fd().as_fd());
-        let tap = self.tap.as_ref().map(|tapped| tapped.tap.fd().as_fd());
-        queue.into_iter().chain(tap).collect()
-    }
-
-    /// Takes in what has come and lets out what is due. Says in how long there is something to do, if there is.
-    ///
-    /// # Errors
-    /// It cannot be held any more.
-    pub fn turn(&mut self) -> Result<Option<std::time::Duration>, Failure> {
-        let more = self.take_in(false)?;
-        let next = self.let_out()?;
-        let now = sys::now();
-        let until = if more { Some(now) } else { next };
-        Ok(until.map(|until| std::time::Duration::from_nanos(until.saturating_sub(now))))
-    }
-
     /// How packets reach user space here, if they do.
     pub fn queue_by(&self) -> Option<QueueBy> {
         self.queue_by
@@ -268,11 +249,7 @@ impl Engine {
         Ok(next)
     }
 
-    /// What was done: in the last second, or in the whole.
-    ///
-    /// # Errors
-    /// The kernel does not tell its counts.
-    pub fn bite(&mut self, whole: bool) -> Result<Bite, Failure> {
+    fn bite(&mut self, whole: bool) -> Result<Bite, Failure> {
         let mut bite = Bite { after_ms: (sys::now() - self.began) / 1_000_000, reset: self.reset, ..Bite::default() };
         for ruleset in &self.rulesets {
             for (chain, counted) in ruleset.counters() {
@@ -362,10 +339,7 @@ impl Engine {
     }
 
     /// Lets go of everything: what waits, then, when nothing more is sent here, what came meanwhile.
-    ///
-    /// # Errors
-    /// As the kernel has it.
-    pub fn release(&mut self) -> Result<(), Failure> {
+    fn release(&mut self) -> Result<(), Failure> {
         self.let_go()?;
         for ruleset in &self.rulesets {
             self.table.request(&ruleset.let_pass().finish())?;

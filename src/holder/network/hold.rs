@@ -1,123 +1,182 @@
-//! A network fault in the frame of every holder.
+//! A network fault as one hold among others: the engine in a thread of its own, which is the only one of this process
+//! inside the target's network namespace.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 
-use rustix::thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use crate::holder::event::{Bite, Clean};
-use crate::holder::frame::{self, Ground, Hold, Lost};
+use super::bite::Bite;
+use super::order::NetworkOrder;
+use super::{Failure, left_over, open};
+use crate::holder::event::{self, Clean};
+use crate::holder::frame::{Ground, Hold, Lost, Refusal};
 use crate::holder::order::Fault;
-use crate::holder::sys;
-
-use super::{Engine, NetworkOrder, left_over, refuse_host_network};
+use crate::holder::privilege;
 
 pub struct NetworkHold {
     order: NetworkOrder,
-    engine: Option<Engine>,
-    due: Option<Duration>,
+    /// The target's process, for its network namespace.
+    target: Option<OwnedFd>,
+    engine: Option<Held>,
+    now: Arc<Mutex<Bite>>,
+    told: Bite,
 }
 
-/// Moves this process into the target's network.
-///
+/// The engine's thread.
+struct Held {
+    /// Closing it ends the engine.
+    stop: PipeWriter,
+    updates: PipeWriter,
+    /// Closed by the end of the thread, whatever ended it.
+    ended: PipeReader,
+    thread: JoinHandle<Ended>,
+}
+
+/// What the engine did, and what was left when it was gone.
+struct Ended {
+    whole: Result<Bite, Failure>,
+    left: Result<Vec<String>, Failure>,
+}
+
+pub fn check() -> Result<(), String> {
+    privilege::need(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN, "SYS_ADMIN and NET_ADMIN", "a network fault")?;
+    super::check().map_err(|refusal| refusal.to_string())
+}
+
 /// # Errors
-/// It is the node's own, cannot be entered, or the order cannot be done.
-pub fn prepare(order: &NetworkOrder, ground: &Ground<'_>) -> Result<NetworkHold, frame::Refusal> {
-    let refuse = |error: std::io::Error| {
-        frame::Refusal::new(format!(
-            "network: the target's network cannot be entered: {error}; it needs SYS_PTRACE and SYS_ADMIN"
-        ))
-    };
-    let namespace = File::open(format!("/proc/{}/ns/net", ground.target.pid)).map_err(refuse)?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|error| refuse(error.into()))?;
-    refuse_host_network().map_err(|refusal| frame::Refusal::new(refusal.to_string()))?;
-    Ok(NetworkHold { order: order.clone(), engine: None, due: None })
+/// The order cannot be done on any kernel.
+pub fn prepare(order: &NetworkOrder, ground: &Ground<'_>) -> Result<NetworkHold, Refusal> {
+    let order = NetworkOrder { seed: ground.seed, ..order.clone() };
+    order.check().map_err(|refusal| Refusal::new(refusal.to_string()))?;
+    let target = Some(ground.target.watch()?);
+    Ok(NetworkHold { order, target, engine: None, now: Arc::default(), told: Bite::default() })
 }
 
 impl Hold for NetworkHold {
+    /// To enter the namespace; to make the rules; for second copies; to be on time. All but NET_ADMIN are gone before
+    /// the first packet.
     fn injects_with(&self) -> CapabilitySet {
-        CapabilitySet::NET_RAW | CapabilitySet::SYS_NICE
+        CapabilitySet::SYS_ADMIN
+            | CapabilitySet::SYS_PTRACE
+            | CapabilitySet::NET_ADMIN
+            | CapabilitySet::NET_RAW
+            | CapabilitySet::SYS_NICE
     }
 
-    fn keeps(&self) -> CapabilitySet {
-        CapabilitySet::NET_ADMIN
-    }
-
-    fn inject(&mut self) -> Result<String, frame::Refusal> {
-        let engine = Engine::open(&self.order).map_err(|refusal| frame::Refusal::new(refusal.to_string()))?;
-        let says = if engine.is_real_time() { "ahead of other processes" } else { "not ahead of other processes" };
-        self.engine = Some(engine);
-        self.due = Some(sys::since_boot());
-        Ok(format!("packets pass a queue, {says}"))
+    fn inject(&mut self) -> Result<String, Refusal> {
+        let trouble = |error: std::io::Error| Refusal::new(format!("network: {error}"));
+        let (stopped, stop) = pipe().map_err(trouble)?;
+        let (changed, updates) = pipe().map_err(trouble)?;
+        let (ended, ends) = pipe().map_err(trouble)?;
+        let (opened, is_open) = mpsc::channel();
+        let (order, now) = (self.order.clone(), Arc::clone(&self.now));
+        let target = self.target.take().ok_or_else(|| Refusal::new("network: injected twice"))?;
+        let life = move || {
+            let _ends = ends;
+            let entered = enter(&target).and_then(|()| open(&order).map_err(|refusal| Refusal::new(refusal.to_string())));
+            let mut engine = match entered.and_then(|engine| privilege::keep_only(CapabilitySet::NET_ADMIN).map(|()| engine)) {
+                Ok(engine) => engine,
+                Err(refusal) => {
+                    // Who asked is waiting, or gone with the process.
+                    let _ = opened.send(Err(refusal));
+                    return Ended { whole: Ok(Bite::default()), left: left_over() };
+                }
+            };
+            let _ = opened.send(Ok(engine.is_real_time()));
+            let keep = |bite: Bite| *now.lock().unwrap_or_else(PoisonError::into_inner) = bite;
+            let whole = engine.run(keep, stopped.as_fd(), Some(changed.as_fd()));
+            drop(engine);
+            Ended { whole, left: left_over() }
+        };
+        let thread = std::thread::Builder::new().name("network".into()).spawn(life).map_err(trouble)?;
+        self.engine = Some(Held { stop, updates, ended, thread });
+        let real_time = is_open.recv().map_err(|_| Refusal::new("network: the engine ended before it was open"))??;
+        let exact = if real_time { "" } else { ", without real-time scheduling" };
+        Ok(format!("in force{exact}"))
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.engine.as_ref().map(Engine::fds).unwrap_or_default()
-    }
-
-    fn due(&self) -> Option<Duration> {
-        self.due
+        self.engine.iter().map(|held| held.ended.as_fd()).collect()
     }
 
     fn turn(&mut self) -> Result<(), Lost> {
-        let Some(engine) = &mut self.engine else { return Ok(()) };
-        let next = engine.turn().map_err(|failure| Lost::new(failure.to_string()))?;
-        self.due = next.map(|next| sys::since_boot() + next);
+        match &self.engine {
+            Some(held) if held.thread.is_finished() => Err(Lost::new("the network engine ended")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn revise(&mut self, fault: Fault) -> Result<(), Refusal> {
+        let Fault::Network(revised) = fault else { return Err(Refusal::new("a network fault stays one")) };
+        if (NetworkOrder { aim: self.order.aim.clone(), seed: self.order.seed, ..revised.clone() }) != self.order {
+            return Err(Refusal::new("only whom a network fault hits can be changed while it is held"));
+        }
+        let held = self.engine.as_mut().ok_or_else(|| Refusal::new("nothing is in force"))?;
+        let mut line = serde_json::to_vec(&revised.aim).map_err(|error| Refusal::new(error.to_string()))?;
+        line.push(b'\n');
+        held.updates.write_all(&line).map_err(|error| Refusal::new(error.to_string()))?;
+        self.order.aim = revised.aim;
         Ok(())
     }
 
-    fn revise(&mut self, fault: Fault) -> Result<(), frame::Refusal> {
-        let (Some(engine), Fault::Network(order)) = (&mut self.engine, fault) else {
-            return Err(frame::Refusal::new("only whom a network fault hits can be changed while it is held"));
-        };
-        engine.aim_at(order.aim).map_err(|failure| frame::Refusal::new(failure.to_string()))
-    }
-
-    fn bite(&mut self) -> Bite {
-        match self.engine.as_mut().map(|engine| engine.bite(true)) {
-            None => Bite::new(false, "not in force", []),
-            Some(Err(failure)) => Bite::new(false, format!("not measured: {failure}"), []),
-            Some(Ok(bite)) => {
-                let (p50, p99) = bite.held_us.map_or((0.0, 0.0), |held| (held.p50 / 1_000.0, held.p99 / 1_000.0));
-                let mut says = format!("{} of {} packets hit", bite.hit, bite.seen);
-                if bite.delayed > 0 {
-                    says.push_str(&format!(", held p50 {p50:.2} ms, p99 {p99:.2} ms"));
-                }
-                for (count, what) in [
-                    (bite.lost, "lost"),
-                    (bite.duplicated, "twice"),
-                    (bite.corrupted, "corrupted"),
-                    (bite.reset, "connections reset"),
-                ] {
-                    if count > 0 {
-                        says.push_str(&format!(", {count} {what}"));
-                    }
-                }
-                let figures = [
-                    ("seen", bite.seen as f64),
-                    ("hit", bite.hit as f64),
-                    ("delayed", bite.delayed as f64),
-                    ("lost", bite.lost as f64),
-                    ("reset", bite.reset as f64),
-                    ("held_p50_ms", p50),
-                    ("held_p99_ms", p99),
-                ];
-                Bite::new(bite.bit(), says, figures)
-            }
-        }
+    fn bite(&mut self) -> event::Bite {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = say(&self.told, &now);
+        self.told = now;
+        said
     }
 
     fn revert(&mut self) -> Clean {
-        let released = self.engine.as_mut().map(Engine::release);
-        self.engine = None;
-        self.due = None;
-        match (released, left_over()) {
-            (Some(Err(failure)), _) | (_, Err(failure)) => Clean { clean: false, says: failure.to_string() },
-            (_, Ok(left)) if left.is_empty() => {
-                Clean { clean: true, says: "no table, no device of ours in the pod's network".into() }
-            }
-            (_, Ok(left)) => Clean { clean: false, says: format!("still there: {}", left.join(", ")) },
+        let Some(Held { stop, updates, ended, thread }) = self.engine.take() else {
+            return Clean { clean: true, says: "nothing was in force".into() };
+        };
+        drop((stop, updates));
+        let joined = thread.join();
+        drop(ended);
+        let Ok(Ended { whole, left }) = joined else {
+            return Clean { clean: false, says: "the network engine panicked; what it held ends with this process".into() };
+        };
+        if let Ok(whole) = whole {
+            *self.now.lock().unwrap_or_else(PoisonError::into_inner) = whole;
+        }
+        match left {
+            Ok(left) if left.is_empty() => Clean { clean: true, says: "read back: no table and no device of ours".into() },
+            Ok(left) => Clean { clean: false, says: format!("left: {}", left.join(", ")) },
+            Err(failure) => Clean { clean: false, says: format!("what is left could not be read back: {failure}") },
         }
     }
+}
+
+fn enter(target: &OwnedFd) -> Result<(), Refusal> {
+    move_into_thread_name_spaces(target.as_fd(), ThreadNameSpaceType::NETWORK)
+        .map_err(|error| Refusal::new(format!("network: the target's network namespace cannot be entered: {error}")))
+}
+
+/// What happened since the last time.
+fn say(before: &Bite, now: &Bite) -> event::Bite {
+    let since = |count: fn(&Bite) -> u64| count(now).saturating_sub(count(before));
+    let (seen, hit, reset) = (since(|bite| bite.seen), since(|bite| bite.hit), since(|bite| bite.reset));
+    let bit = hit > 0 || reset > 0;
+    let late = now.late_us.map_or(0.0, |late| late.p99);
+    let says = if bit {
+        format!("{hit} of {seen} packets hit; in all {} delayed, {} lost", now.delayed, now.lost)
+    } else {
+        format!("no packet matched; {seen} seen")
+    };
+    event::Bite::new(
+        bit,
+        says,
+        [
+            ("seen", seen as f64),
+            ("hit", hit as f64),
+            ("delayed", since(|bite| bite.delayed) as f64),
+            ("lost", since(|bite| bite.lost) as f64),
+            ("reset", reset as f64),
+            ("held_p50_us", now.held_us.map_or(0.0, |held| held.p50)),
+            ("late_p99_us", late),
+        ],
+    )
 }

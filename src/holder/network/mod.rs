@@ -11,8 +11,9 @@
 mod bite;
 mod engine;
 mod fate;
+mod flags;
 mod flow;
-mod hold;
+pub(super) mod hold;
 mod jitter;
 mod line;
 mod netlink;
@@ -33,7 +34,6 @@ use serde::{Deserialize, Serialize};
 
 pub use bite::{Bite, Quantiles};
 pub use engine::Engine;
-pub use hold::prepare;
 pub use order::{Aim, Corrupt, Delay, Effect, Loss, NetworkOrder, Peers, PortRange, QueueBy, Shape};
 
 /// Why nothing was done.
