@@ -2,14 +2,13 @@
 //! flags of `gameday hold` and `gameday inject`.
 
 use clap::{Args, ValueEnum};
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, Percent};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct Cpu {
     /// Of the limit of the container, or of its pod.
     #[arg(long, value_parser = percent, conflicts_with = "cores")]
@@ -35,8 +34,7 @@ pub enum CpuMode {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct Memory {
     /// Fill until the working set is this part of the limit of the container, or of its pod.
     #[arg(long, value_parser = percent, conflicts_with = "bytes")]
@@ -57,8 +55,7 @@ pub struct Memory {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct DiskFill {
     /// A directory, as the target sees it.
     #[arg(long)]
@@ -78,8 +75,7 @@ pub struct DiskFill {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct DiskIo {
     /// A directory on the disk, as the target sees it.
     #[arg(long)]
@@ -120,8 +116,7 @@ pub enum DiskOperation {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct Files {
     /// Files at or under this path, as the target sees it.
     #[arg(long)]
@@ -180,8 +175,7 @@ pub enum FileError {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct Processes {
     /// Until this part of the limit is in use.
     #[arg(long, value_parser = percent, conflicts_with = "leave")]
@@ -194,8 +188,7 @@ pub struct Processes {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct Pause {
     /// Absent: a container is paused whole, a pid alone.
     #[arg(long, value_enum)]
@@ -213,8 +206,7 @@ pub enum PauseScope {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
+#[serde(rename_all = "camelCase")]
 pub struct ContainerKill {
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
@@ -252,12 +244,6 @@ fn bytes(text: &str) -> Result<u64, String> {
         _ => return Err(not()),
     };
     text[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(not)
-}
-
-/// Unknown fields are refused by the parser; a schema that says so beside its properties would be refused by the API
-/// server.
-fn open(schema: &mut Schema) {
-    schema.remove("additionalProperties");
 }
 
 #[cfg(test)]

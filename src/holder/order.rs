@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_word_nobody_knows_is_refused() {
-        let text = r#"{"target":{"pid":7},"fault":{"cpu":{"percnt":50}},"hold":"30s"}"#;
-        assert!(serde_json::from_str::<Order>(text).unwrap_err().to_string().contains("percnt"));
+        let text = r#"{"target":{"pid":7},"fault":{"cpu":{"percent":50}},"hodl":"30s"}"#;
+        assert!(serde_json::from_str::<Order>(text).unwrap_err().to_string().contains("hodl"));
     }
 }

@@ -644,13 +644,14 @@ impl Stage {
             .filter(|(name, _)| self.cluster.is_held(name))
             .map(|(name, injected)| (name.clone(), injected.uid.clone()))
             .collect();
+        let must_wait = !held.is_empty();
         for (name, uid) in held {
             self.cluster.revoke(&name, &uid);
             found.push(name);
         }
         // The nodes need a moment for what they are told.
         let moment = self.now() + jiff::SignedDuration::from_millis(100);
-        if !found.is_empty() {
+        if must_wait {
             self.cluster.advance_to(moment);
         }
         self.spread_news();
