@@ -168,6 +168,8 @@ enum Happening {
     Reconcile(WorkloadRef),
     Ready(String),
     Gone(String),
+    /// A node says something new.
+    Said,
 }
 
 /// What a Service answers.
@@ -208,6 +210,9 @@ impl Cluster {
         let ends = self.now + hold.as_signed();
         let injected = Injected { uid: uid.to_owned(), ordered: self.now, ends, revoked: None, adds };
         self.injections.insert(name.to_owned(), injected);
+        for at in [self.now + AGENT.as_signed(), self.now + FIRST_BITE.as_signed(), ends] {
+            self.happen_at(at, Happening::Said);
+        }
         self.changes += 1;
         self.pods.contains_key(uid)
     }
@@ -219,6 +224,7 @@ impl Cluster {
         if let Some(injected) = self.injections.get_mut(name) {
             injected.revoked.get_or_insert(now);
         }
+        self.happen_at(now + AGENT.as_signed(), Happening::Said);
         self.changes += 1;
     }
 
@@ -271,6 +277,7 @@ impl Cluster {
                 Happening::Reconcile(of) => self.reconcile(&of),
                 Happening::Ready(uid) => self.become_ready(&uid),
                 Happening::Gone(uid) => self.end(&uid),
+                Happening::Said => self.changes += 1,
             }
         }
         self.now = self.now.max(until);

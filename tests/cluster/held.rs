@@ -46,18 +46,20 @@ async fn answer_ms(ip: &str) -> f64 {
     let mut took = Vec::new();
     for _ in 0..5 {
         let start = Instant::now();
-        let once = async {
-            let mut stream = tokio::net::TcpStream::connect((ip, 8080)).await.ok()?;
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ok()?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await.ok()
-        };
         // A pod that does not answer takes very long.
-        let _ = tokio::time::timeout(Duration::from_secs(2), once).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), answer(ip)).await;
         took.push(start.elapsed().as_secs_f64() * 1_000.0);
     }
     took.sort_by(f64::total_cmp);
     took[2]
+}
+
+/// Asks a pod once, over a connection of its own.
+async fn answer(ip: &str) -> Option<()> {
+    let mut stream = tokio::net::TcpStream::connect((ip, 8080)).await.ok()?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok().filter(|length| *length > 0).map(drop)
 }
 
 struct Target {
@@ -75,10 +77,19 @@ async fn holding(name: &str, fault: &str, hold: &str) -> Target {
     let operator = lab.operator("one");
     lab.apply(&HELD.replace("ADDRESS", &address).replace("FAULT", fault).replace("HOLD", hold)).await;
     let run = lab.run_of("held").await;
-    let status = lab.until_phase(&run, ExperimentPhase::Holding).await.status.unwrap();
+    let status = lab.until_phase(&run, ExperimentPhase::Injecting).await.status.unwrap();
     let pod = lab.pods().get(&status.experiments[0].targets[0].name).await.unwrap();
     let ip = pod.status.unwrap().pod_ip.unwrap();
     let node = pod.spec.unwrap().node_name.unwrap();
+    // The probe may keep a connection to the other pod, and a fault that meets no packet does not bite.
+    let runs = lab.runs();
+    eventually("the fault has bitten", PATIENCE, async || {
+        let _ = tokio::time::timeout(Duration::from_secs(1), answer(&ip)).await;
+        let status = runs.get(&run).await.ok()?.status?;
+        assert!(status.verdict.is_none(), "{status:#?}");
+        (status.experiments[0].phase == ExperimentPhase::Holding).then_some(())
+    })
+    .await;
     Target { lab, operator, run, ip, node }
 }
 
@@ -95,7 +106,13 @@ fn signal(pid: i32, signal: &str) {
 /// How long it takes until the pod answers as without a fault.
 async fn until_unharmed(ip: &str, within: Duration) -> Duration {
     let start = Instant::now();
-    eventually("the pod answers unharmed", within, async || (answer_ms(ip).await < 50.0).then_some(())).await;
+    // A packet that waited when its holder was killed may be lost: each try has a connection of its own.
+    eventually("the pod answers unharmed", within, async || {
+        let asked = Instant::now();
+        let answered = tokio::time::timeout(Duration::from_millis(250), answer(ip)).await;
+        (matches!(answered, Ok(Some(()))) && asked.elapsed() < Duration::from_millis(50)).then_some(())
+    })
+    .await;
     start.elapsed()
 }
 
