@@ -62,7 +62,7 @@ pub enum Error {
 
 /// What a watch or a holder says.
 enum News {
-    Injection(Change<DeserializeGuard<Injection>>),
+    Injection(Box<Change<DeserializeGuard<Injection>>>),
     Cord(Change<DeserializeGuard<Cord>>),
     /// The operator's Lease has changed, and somebody holds it.
     Renewed,
@@ -135,7 +135,7 @@ async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<
     };
     let orders: Api<DeserializeGuard<Injection>> = Api::namespaced(client.clone(), &options.namespace);
     let config = watcher::Config::default().fields(&format!("spec.node={}", options.node));
-    let orders = follow(orders, config, "injections", |change| tell(News::Injection(change)));
+    let orders = follow(orders, config, "injections", |change| tell(News::Injection(Box::new(change))));
     let cords: Api<DeserializeGuard<Cord>> = Api::all(client.clone());
     let cords = follow(cords, watcher::Config::default(), "cords", |change| tell(News::Cord(change)));
     let leases: Api<Lease> = Api::namespaced(client.clone(), &options.operator_namespace);
@@ -210,30 +210,7 @@ struct Hold {
 impl Agent {
     fn learn(&mut self, news: News) {
         match news {
-            News::Injection(Change::Is(DeserializeGuard(Ok(injection)))) => {
-                self.orders.insert(injection.uid().unwrap_or_default(), injection);
-            }
-            News::Injection(Change::Is(DeserializeGuard(Err(invalid)))) => {
-                let name = invalid.metadata.name.clone().unwrap_or_default();
-                tracing::error!(injection = name, error = invalid.error, "an order cannot be read");
-                self.refuse(&name, format!("the order cannot be read: {}", invalid.error));
-            }
-            News::Injection(Change::Gone(gone)) => {
-                let name = gone.name_any();
-                self.orders.remove(gone.uid().as_deref().unwrap_or_default());
-                self.end(&name, "its order was deleted");
-            }
-            News::Injection(Change::Only(uids)) => {
-                let gone: Vec<Injection> = {
-                    let (kept, gone) = std::mem::take(&mut self.orders).into_iter().partition(|(uid, _)| uids.contains(uid));
-                    let gone: HashMap<String, Injection> = gone;
-                    self.orders = kept;
-                    gone.into_values().collect()
-                };
-                for gone in gone {
-                    self.end(&gone.name_any(), "its order was deleted");
-                }
-            }
+            News::Injection(change) => self.learn_order(*change),
             News::Cord(Change::Is(DeserializeGuard(Ok(cord)))) => {
                 self.cords.insert(cord.uid().unwrap_or_default(), cord);
             }
@@ -255,6 +232,35 @@ impl Agent {
                 self.cords_read = true;
             }
             News::Renewed => self.renewed = Some(Instant::now()),
+        }
+    }
+
+    fn learn_order(&mut self, change: Change<DeserializeGuard<Injection>>) {
+        match change {
+            Change::Is(DeserializeGuard(Ok(injection))) => {
+                self.orders.insert(injection.uid().unwrap_or_default(), injection);
+            }
+            Change::Is(DeserializeGuard(Err(invalid))) => {
+                let name = invalid.metadata.name.clone().unwrap_or_default();
+                tracing::error!(injection = name, error = invalid.error, "an order cannot be read");
+                self.refuse(&name, format!("the order cannot be read: {}", invalid.error));
+            }
+            Change::Gone(gone) => {
+                let name = gone.name_any();
+                self.orders.remove(gone.uid().as_deref().unwrap_or_default());
+                self.end(&name, "its order was deleted");
+            }
+            Change::Only(uids) => {
+                let gone: Vec<Injection> = {
+                    let (kept, gone) = std::mem::take(&mut self.orders).into_iter().partition(|(uid, _)| uids.contains(uid));
+                    let gone: HashMap<String, Injection> = gone;
+                    self.orders = kept;
+                    gone.into_values().collect()
+                };
+                for gone in gone {
+                    self.end(&gone.name_any(), "its order was deleted");
+                }
+            }
         }
     }
 

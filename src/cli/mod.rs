@@ -7,6 +7,7 @@ mod complaint;
 mod completions;
 mod connect;
 mod crds;
+mod doctor;
 mod document;
 mod exit;
 mod follow;
@@ -73,6 +74,7 @@ enum Verb {
     Release(release::Release),
     Runs(runs::Runs),
     Report(report::Report),
+    Doctor(doctor::Doctor),
     Install(install::Install),
     Crds(crds::Crds),
     Completions(completions::Completions),
@@ -126,6 +128,7 @@ impl Cli {
             Verb::Release(release) => wait(release.run(&cluster, &mut output)),
             Verb::Runs(runs) => wait(runs.run(&cluster, &mut output)),
             Verb::Report(report) => wait(report.run(&cluster, &mut output)),
+            Verb::Doctor(doctor) => wait(doctor.run(&cluster, &mut output)),
             Verb::Install(install) => install.run(cluster.namespace.as_deref(), &mut output),
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),

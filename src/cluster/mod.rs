@@ -73,6 +73,8 @@ pub trait Surroundings: Send + Sync {
     fn probes(&self) -> Vec<Track>;
     /// Orders to nodes, by name; `None`: not read yet.
     fn injections(&self) -> Option<Injections>;
+    /// Where agents and their orders are.
+    fn agents_namespace(&self) -> &str;
     fn agents(&self) -> BTreeMap<String, AgentSeen>;
     fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>);
     /// Told of entries once they are recorded.
@@ -96,8 +98,6 @@ pub struct ClusterWorld<S> {
     clock: Clock,
     /// Absent for a run that cannot be run: there is nothing to see for it.
     sight: Option<Sight>,
-    /// Where Injections are.
-    agents: String,
     surroundings: S,
 }
 
@@ -115,7 +115,6 @@ impl<S: Surroundings> ClusterWorld<S> {
         clock: Clock,
         run: &Run,
         inventory: Option<Arc<Inventory>>,
-        agents: &str,
         surroundings: S,
         changed: &Arc<Notify>,
     ) -> Self {
@@ -125,15 +124,7 @@ impl<S: Surroundings> ClusterWorld<S> {
             let gone = Gone::new(client, &run.id, changed);
             Sight { inventory, permissions, gone }
         });
-        ClusterWorld {
-            id: run.id.clone(),
-            client: client.clone(),
-            leader: leader.clone(),
-            clock,
-            sight,
-            agents: agents.to_owned(),
-            surroundings,
-        }
+        ClusterWorld { id: run.id.clone(), client: client.clone(), leader: leader.clone(), clock, sight, surroundings }
     }
 
     /// Whether everything that a first decision needs has been seen.
@@ -214,7 +205,7 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         if self.lead().is_err() {
             return Outcome::Failed(Trouble::NotLeading.to_string());
         }
-        hands::perform(&self.client, &self.agents, &run.id, action).await
+        hands::perform(&self.client, self.surroundings.agents_namespace(), &run.id, action).await
     }
 
     fn need(&self, _run: &Run, nodes: &BTreeMap<String, BTreeSet<String>>) {

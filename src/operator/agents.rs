@@ -35,6 +35,8 @@ pub struct Agents {
     pods: Mutex<HashMap<String, Pod>>,
     leases: Mutex<HashMap<String, (Lease, Instant)>>,
     refused: Mutex<BTreeMap<String, String>>,
+    /// Uids of agents that were there before this operator led: each is given the same time as one of its own.
+    adopted: Mutex<BTreeSet<String>>,
     news: Notify,
 }
 
@@ -59,6 +61,7 @@ impl Agents {
             pods: Mutex::default(),
             leases: Mutex::default(),
             refused: Mutex::default(),
+            adopted: Mutex::default(),
             news: Notify::new(),
         }
     }
@@ -103,7 +106,12 @@ impl Agents {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let pods: Vec<Pod> = lock(&self.pods).values().cloned().collect();
         let wanted: BTreeMap<String, BTreeSet<String>> = {
-            let mut wanted = lock(&self.wanted);
+            let (mut wanted, mut adopted) = (lock(&self.wanted), lock(&self.adopted));
+            for pod in &pods {
+                if let (Some(node), true) = (node_of(pod), adopted.insert(pod.uid().unwrap_or_default())) {
+                    wanted.entry(node.clone()).or_insert_with(|| Wanted { faults: faults_of(pod), at: Instant::now() });
+                }
+            }
             wanted.retain(|node, wanted| wanted.at.elapsed() < IDLE || busy.contains(node));
             wanted.iter().map(|(node, wanted)| (node.clone(), wanted.faults.clone())).collect()
         };
@@ -183,7 +191,7 @@ pub async fn tend(desk: &Arc<Desk>) {
             let _ = tokio::time::timeout(LOOK, agents.news.notified()).await;
         }
     };
-    tokio::join!(pods, leases, async { making.await });
+    tokio::join!(pods, leases, making);
 }
 
 fn state(pod: &Pod, lease: Option<&(Lease, Instant)>) -> AgentSeen {

@@ -81,16 +81,7 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     let inventory = plan.map(|plan| Arc::new(Inventory::start(&desk.client, &run.id.namespace, plan, &seen.changed)));
     let around =
         Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default(), samplers: samplers(desk, seen, run) };
-    let world = ClusterWorld::start(
-        &desk.client,
-        &desk.leader,
-        desk.clock,
-        run,
-        inventory,
-        &desk.agents.namespace,
-        around,
-        &seen.changed,
-    );
+    let world = ClusterWorld::start(&desk.client, &desk.leader, desk.clock, run, inventory, around, &seen.changed);
     if run.status.phase == RunPhase::Waiting {
         first_look(&world, run, &seen.changed).await;
     }
@@ -232,6 +223,10 @@ impl Surroundings for Around {
 
     fn injections(&self) -> Option<Injections> {
         self.desk.injections(&self.seen.id.uid)
+    }
+
+    fn agents_namespace(&self) -> &str {
+        &self.desk.agents.namespace
     }
 
     fn agents(&self) -> BTreeMap<String, AgentSeen> {

@@ -232,6 +232,44 @@ fn without_an_operator_agents_revert_within_half_a_minute() {
     });
 }
 
+/// A process that goes on whatever becomes of the test.
+struct Stopped(i32);
+
+impl Stopped {
+    fn new(pid: i32) -> Self {
+        signal(pid, "-STOP");
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal(self.0, "-CONT");
+    }
+}
+
+#[test]
+fn without_an_api_server_agents_revert_within_half_a_minute() {
+    runtime().block_on(async {
+        let target = holding("held-no-api", DELAY, "2m").await;
+        let lab = std::env::var("GAMEDAY_LAB").expect("the lab");
+        let pid = std::fs::read_to_string(format!("{lab}/logs/apiserver.pid")).expect("the API server's pid");
+        let stopped = Stopped::new(pid.trim().parse().expect("a pid"));
+        let took = until_unharmed(&target.ip, Duration::from_secs(30)).await;
+        println!("API server stopped: unharmed after {took:?}");
+        assert!(holders().is_empty(), "no holder is left");
+        drop(stopped);
+        let name = target.run.clone();
+        let runs = target.lab.runs();
+        let status = eventually("the run says what happened", PATIENCE, async || {
+            runs.get(&name).await.ok()?.status.filter(|status| status.experiments[0].reverted.is_some())
+        })
+        .await;
+        assert_ne!(status.verdict, Some(Verdict::Passed), "{status:#?}");
+        nothing_is_left(&target).await;
+    });
+}
+
 #[test]
 fn a_cord_ends_what_nodes_hold_within_a_second() {
     runtime().block_on(async {

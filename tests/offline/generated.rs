@@ -59,6 +59,7 @@ fn the_help_is_what_was_agreed() {
         "release",
         "runs",
         "report",
+        "doctor",
         "install",
         "crds",
         "completions",
