@@ -63,7 +63,7 @@ pub enum Error {
 /// What a watch or a holder says.
 enum News {
     Injection(Box<Change<DeserializeGuard<Injection>>>),
-    Cord(Change<DeserializeGuard<Cord>>),
+    Cord(Box<Change<DeserializeGuard<Cord>>>),
     /// The operator's Lease has changed, and somebody holds it.
     Renewed,
 }
@@ -137,7 +137,7 @@ async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<
     let config = watcher::Config::default().fields(&format!("spec.node={}", options.node));
     let orders = follow(orders, config, "injections", |change| tell(News::Injection(Box::new(change))));
     let cords: Api<DeserializeGuard<Cord>> = Api::all(client.clone());
-    let cords = follow(cords, watcher::Config::default(), "cords", |change| tell(News::Cord(change)));
+    let cords = follow(cords, watcher::Config::default(), "cords", |change| tell(News::Cord(Box::new(change))));
     let leases: Api<Lease> = Api::namespaced(client.clone(), &options.operator_namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", leader::LEASE));
     let mut version = None;
@@ -211,26 +211,7 @@ impl Agent {
     fn learn(&mut self, news: News) {
         match news {
             News::Injection(change) => self.learn_order(*change),
-            News::Cord(Change::Is(DeserializeGuard(Ok(cord)))) => {
-                self.cords.insert(cord.uid().unwrap_or_default(), cord);
-            }
-            News::Cord(Change::Is(DeserializeGuard(Err(invalid)))) => {
-                // In doubt, revert: a cord that cannot be read covers everything.
-                let uid = invalid.metadata.uid.clone().unwrap_or_default();
-                let spec = CordSpec { reason: "it cannot be read".to_owned(), by: None, namespaces: Vec::new() };
-                self.cords.insert(uid, Cord::new(invalid.metadata.name.as_deref().unwrap_or_default(), spec));
-            }
-            News::Cord(Change::Gone(DeserializeGuard(gone))) => {
-                let uid = match gone {
-                    Ok(cord) => cord.uid(),
-                    Err(invalid) => invalid.metadata.uid,
-                };
-                self.cords.remove(&uid.unwrap_or_default());
-            }
-            News::Cord(Change::Only(uids)) => {
-                self.cords.retain(|uid, _| uids.contains(uid));
-                self.cords_read = true;
-            }
+            News::Cord(change) => self.learn_cord(*change),
             News::Renewed => self.renewed = Some(Instant::now()),
         }
     }
@@ -260,6 +241,31 @@ impl Agent {
                 for gone in gone {
                     self.end(&gone.name_any(), "its order was deleted");
                 }
+            }
+        }
+    }
+
+    fn learn_cord(&mut self, change: Change<DeserializeGuard<Cord>>) {
+        match change {
+            Change::Is(DeserializeGuard(Ok(cord))) => {
+                self.cords.insert(cord.uid().unwrap_or_default(), cord);
+            }
+            Change::Is(DeserializeGuard(Err(invalid))) => {
+                // In doubt, revert: a cord that cannot be read covers everything.
+                let uid = invalid.metadata.uid.clone().unwrap_or_default();
+                let spec = CordSpec { reason: "it cannot be read".to_owned(), by: None, namespaces: Vec::new() };
+                self.cords.insert(uid, Cord::new(invalid.metadata.name.as_deref().unwrap_or_default(), spec));
+            }
+            Change::Gone(DeserializeGuard(gone)) => {
+                let uid = match gone {
+                    Ok(cord) => cord.uid(),
+                    Err(invalid) => invalid.metadata.uid,
+                };
+                self.cords.remove(&uid.unwrap_or_default());
+            }
+            Change::Only(uids) => {
+                self.cords.retain(|uid, _| uids.contains(uid));
+                self.cords_read = true;
             }
         }
     }
