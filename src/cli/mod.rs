@@ -12,6 +12,7 @@ mod document;
 mod exit;
 mod follow;
 mod frame;
+mod inject;
 mod install;
 mod operator;
 mod output;
@@ -69,6 +70,7 @@ enum Verb {
     Plan(plan::Plan),
     Rehearse(rehearse::Rehearse),
     Run(run::Run),
+    Inject(inject::Inject),
     Watch(watch::Watch),
     Stop(stop::Stop),
     Release(release::Release),
@@ -123,6 +125,7 @@ impl Cli {
             Verb::Plan(plan) => wait(plan.run(&cluster, &mut output)),
             Verb::Rehearse(rehearse) => rehearse.run(&mut output),
             Verb::Run(run) => wait(run.run(&cluster, &mut output)),
+            Verb::Inject(inject) => wait(inject.run(&cluster, &mut output)),
             Verb::Watch(watch) => wait(watch.run(&cluster, &mut output)),
             Verb::Stop(stop) => wait(stop.run(&cluster, &mut output)),
             Verb::Release(release) => wait(release.run(&cluster, &mut output)),

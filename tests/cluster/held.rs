@@ -8,7 +8,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::lab::{Lab, PATIENCE, eventually, kubectl, kubectl_apply, runtime};
+use crate::lab::{Lab, PATIENCE, eventually, gameday, kubectl, kubectl_apply, runtime, text, token_kubeconfig};
 
 const HELD: &str = r#"
 apiVersion: gameday.dev/v1alpha1
@@ -313,5 +313,64 @@ fn tenants_cannot_write_orders_to_nodes() {
             "{:?}",
             orders.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
         );
+    });
+}
+
+#[test]
+fn one_fault_is_injected_from_flags() {
+    runtime().block_on(async {
+        let mut lab = Lab::new("held-inject").await;
+        let address = lab.shop("checkout", 2, &[]).await;
+        lab.operator("one");
+        let probe = format!("http://{address}/healthz");
+        let output = gameday(&[
+            "inject",
+            "cpu",
+            "cores=0.1",
+            "--pods",
+            "app=checkout",
+            "--for",
+            "4s",
+            "--http",
+            &probe,
+            "--service-account",
+            "breaker",
+            "-n",
+            &lab.namespace,
+        ]);
+        println!("{}", text(&output));
+        assert_eq!(output.status.code(), Some(0));
+        let output = gameday(&["doctor"]);
+        println!("{}", text(&output));
+        assert_eq!(output.status.code(), Some(0));
+    });
+}
+
+#[test]
+fn an_agent_may_write_only_about_its_own_node() {
+    runtime().block_on(async {
+        let target = holding("held-fence", DELAY, "30s").await;
+        let injections = injections(&target.lab.client).list(&ListParams::default()).await.unwrap();
+        let name = injections
+            .iter()
+            .find(|injection| injection.spec.run.namespace == target.lab.namespace)
+            .map(ResourceExt::name_any)
+            .expect("the order");
+        let write = |bound: &[&str]| {
+            let token = kubectl(&[&["-n", "gameday-agents", "create", "token", "gameday-agent"][..], bound].concat());
+            let config = token_kubeconfig("agent", token.trim());
+            Command::new("kubectl")
+                .arg("--kubeconfig")
+                .arg(config)
+                .args(["-n", "gameday-agents", "patch", "injection", &name, "--subresource=status", "--type=merge"])
+                .args(["-p", "{\"status\":{\"why\":\"mine\"}}"])
+                .output()
+                .unwrap()
+        };
+        let pod = format!("agent-{}", target.node);
+        let own = write(&["--bound-object-kind", "Pod", "--bound-object-name", &pod]);
+        assert!(own.status.success(), "{}", text(&own));
+        let elsewhere = write(&[]);
+        assert!(text(&elsewhere).contains("an agent writes only about its own node"), "{}", text(&elsewhere));
     });
 }

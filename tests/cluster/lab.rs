@@ -265,14 +265,19 @@ fn operator_kubeconfig() -> PathBuf {
     static ONCE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     ONCE.get_or_init(|| {
         let token = kubectl(&["-n", OPERATOR_NAMESPACE, "create", "token", "gameday", "--duration=6h"]);
-        let view = kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"]);
-        let mut config: serde_json::Value = serde_json::from_str(&view).expect("a kubeconfig");
-        config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
-        let path = std::env::temp_dir().join(format!("gameday-operator-{}.kubeconfig", std::process::id()));
-        std::fs::write(&path, config.to_string()).expect("the kubeconfig is written");
-        path
+        token_kubeconfig("operator", token.trim())
     })
     .clone()
+}
+
+/// The lab's kubeconfig for somebody who has this token, and nothing else.
+pub fn token_kubeconfig(who: &str, token: &str) -> PathBuf {
+    let view = kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"]);
+    let mut config: serde_json::Value = serde_json::from_str(&view).expect("a kubeconfig");
+    config["users"][0]["user"] = serde_json::json!({"token": token});
+    let path = std::env::temp_dir().join(format!("gameday-{who}-{}.kubeconfig", std::process::id()));
+    std::fs::write(&path, config.to_string()).expect("the kubeconfig is written");
+    path
 }
 
 /// The command line, as a user types it.

@@ -54,6 +54,7 @@ fn the_help_is_what_was_agreed() {
         "plan",
         "rehearse",
         "run",
+        "inject",
         "watch",
         "stop",
         "release",
