@@ -2,7 +2,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerKill, Cpu, DiskFill, DiskIo, Duration, Files, Memory, Network, Pause, Percent, Processes, Selector, says};
+use super::{
+    ContainerKill, Cpu, DiskFill, DiskIo, Duration, FaultKind, Files, Memory, Network, Pause, Percent, Processes, Selector, says,
+};
 
 /// What is done to the targets: exactly one of these.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -87,8 +89,8 @@ pub struct Scale {
 pub struct Cordon {}
 
 impl Fault {
-    /// Those that are written, as they are written. One, in what is valid.
-    pub fn names(&self) -> Vec<&'static str> {
+    /// Those that are written. One, in what is valid.
+    pub fn kinds(&self) -> Vec<FaultKind> {
         let Fault {
             pod_kill,
             pod_evict,
@@ -105,21 +107,21 @@ impl Fault {
             container_kill,
         } = self;
         let written = [
-            ("podKill", pod_kill.is_some()),
-            ("podEvict", pod_evict.is_some()),
-            ("scale", scale.is_some()),
-            ("cordon", cordon.is_some()),
-            ("network", network.is_some()),
-            ("cpu", cpu.is_some()),
-            ("memory", memory.is_some()),
-            ("diskFill", disk_fill.is_some()),
-            ("diskIo", disk_io.is_some()),
-            ("files", files.is_some()),
-            ("processes", processes.is_some()),
-            ("pause", pause.is_some()),
-            ("containerKill", container_kill.is_some()),
+            (FaultKind::PodKill, pod_kill.is_some()),
+            (FaultKind::PodEvict, pod_evict.is_some()),
+            (FaultKind::Scale, scale.is_some()),
+            (FaultKind::Cordon, cordon.is_some()),
+            (FaultKind::Network, network.is_some()),
+            (FaultKind::Cpu, cpu.is_some()),
+            (FaultKind::Memory, memory.is_some()),
+            (FaultKind::DiskFill, disk_fill.is_some()),
+            (FaultKind::DiskIo, disk_io.is_some()),
+            (FaultKind::Files, files.is_some()),
+            (FaultKind::Processes, processes.is_some()),
+            (FaultKind::Pause, pause.is_some()),
+            (FaultKind::ContainerKill, container_kill.is_some()),
         ];
-        written.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
+        written.into_iter().filter(|(_, is)| *is).map(|(kind, _)| kind).collect()
     }
 }
 

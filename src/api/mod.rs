@@ -4,10 +4,12 @@
 //! `gameday check` says it with a line and a column) and by the schema's CEL rules (so that the API server
 //! says the same). Nothing here reads a clock, a network or a file.
 
+mod approval;
 mod cord;
 mod duration;
 mod fault;
 mod gameday;
+mod guardrail;
 mod injection;
 mod network;
 mod node;
@@ -15,14 +17,21 @@ mod percent;
 mod probe;
 mod run;
 mod selector;
+mod window;
 mod words;
 
+pub use approval::Approval;
 pub use cord::{Cord, CordSpec};
 pub use duration::Duration;
 pub use fault::{Choose, Cordon, Fault, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};
 pub use gameday::{
     BlastRadius, Condition, ConditionStatus, Experiment, GameDay, GameDaySpec, GameDayStatus, IfRunning, MissedStart, OnBreach,
     Schedule,
+};
+pub use guardrail::{
+    AlertQuery, AlertRule, ApprovalRule, BudgetRule, Cap, FaultKind, FaultRule, Freeze, Guardrail, GuardrailSpec,
+    GuardrailStatus, MomentRule, NamedWorkload, PromotionRule, ProtectRule, Queued, ReachRule, SingleReplica, Slot, Value,
+    ValueRule, Whose,
 };
 pub use injection::{Aim, Injection, InjectionPhase, InjectionSpec, InjectionStatus, Peers, PodRef, RunRef};
 pub use network::{Chance, Cidr, Direction, Distribution, Network, Peer, Protocol, Rate};
@@ -37,6 +46,7 @@ pub use run::{
     RunPhase, Saw, Stop, TargetKind, TargetStatus, Undo, Verdict,
 };
 pub use selector::{Expression, Operator, Selector};
+pub use window::{Date, TimeOfDay, Weekday, Window};
 pub use words::{limits, says};
 
 /// The API group of all resources.

@@ -55,11 +55,14 @@ pub async fn follow(
     // One stream for the whole time: a signal between two waits is not lost.
     let mut signals = Signals::new()?;
     let mut tick = tokio::time::interval(REDRAW);
+    // Whether a new list has shown the run so far.
+    let mut listed = true;
     loop {
         tokio::select! {
             event = events.next() => match event {
                 Some(Ok(watcher::Event::Apply(seen) | watcher::Event::InitApply(seen))) => {
                     answered = Instant::now();
+                    listed = true;
                     view.show(&seen, output)?;
                     if is_finished(&seen) {
                         return end(&seen, &mut view, output);
@@ -68,11 +71,18 @@ pub async fn follow(
                 }
                 Some(Ok(watcher::Event::Delete(_))) => {
                     view.leave(output)?;
-                    return Err(Failure::new(Exit::Inconclusive, anyhow::anyhow!("{name} was deleted; the operator reverts what it had in force")));
+                    return Err(gone(name));
                 }
-                Some(Ok(watcher::Event::Init)) => answered = Instant::now(),
+                Some(Ok(watcher::Event::Init)) => {
+                    answered = Instant::now();
+                    listed = false;
+                }
                 Some(Ok(watcher::Event::InitDone)) => {
                     answered = Instant::now();
+                    if !listed && run.is_some() {
+                        view.leave(output)?;
+                        return Err(gone(name));
+                    }
                     if run.is_none() {
                         return Err(Failure::invalid(format!("no run {name} in namespace {namespace}")));
                     }
@@ -134,6 +144,10 @@ impl Signals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+fn gone(name: &str) -> Failure {
+    Failure::new(Exit::Inconclusive, anyhow::anyhow!("{name} was deleted; the operator reverts what it had in force"))
 }
 
 fn unanswered(error: watcher::Error, followed: bool, name: &str) -> Failure {

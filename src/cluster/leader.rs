@@ -39,8 +39,8 @@ pub struct Leader {
 }
 
 impl Leader {
-    fn new() -> Self {
-        Leader { start: Instant::now(), until_ms: Arc::default() }
+    fn new(start: Instant) -> Self {
+        Leader { start, until_ms: Arc::default() }
     }
 
     /// Whether this process may act, now, by the monotonic clock.
@@ -172,8 +172,8 @@ async fn take(api: &Api<Lease>, identity: &str, old: Option<Lease>) -> Result<He
         }
         Some(old) => ask(api.replace(LEASE, &PostParams::default(), &Lease { spec: Some(spec), ..old })).await?,
     };
-    let leader = Leader::new();
-    leader.extend(asked.max(leader.start));
+    let leader = Leader::new(asked);
+    leader.extend(asked);
     Ok(Held { leader, api: api.clone(), identity: identity.to_owned(), lease })
 }
 

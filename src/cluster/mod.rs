@@ -56,6 +56,12 @@ impl Clock {
         Clock { wall: Timestamp::now(), start: Instant::now() }
     }
 
+    /// The same clock, or one that starts now at this time if it is behind: a run that is taken over from another
+    /// machine must not be held longer because this one's clock is slow.
+    pub fn not_before(self, newest: Timestamp) -> Self {
+        if self.now() >= newest { self } else { Clock { wall: newest, start: Instant::now() } }
+    }
+
     pub fn now(&self) -> Timestamp {
         let since = SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::MAX);
         let now = self.wall.checked_add(since).unwrap_or(Timestamp::MAX);
@@ -69,6 +75,13 @@ pub trait Surroundings: Send + Sync {
     fn is_deleted(&self) -> bool;
     fn stop(&self) -> Option<Stop>;
     fn cord(&self) -> Option<Pulled>;
+    /// Why nothing more may be injected, as of now: a cord, a stop, a deletion.
+    fn halt(&self) -> Option<String> {
+        if self.is_deleted() {
+            return Some("the run was deleted".to_owned());
+        }
+        self.cord().map(|cord| cord.to_string()).or_else(|| self.stop().map(|stop| format!("stopped: {}", stop.reason)))
+    }
     /// In the order of the spec.
     fn probes(&self) -> Vec<Track>;
     /// Orders to nodes, by name; `None`: not read yet.
@@ -204,6 +217,12 @@ impl<S: Surroundings> World for ClusterWorld<S> {
     async fn perform(&self, run: &Run, action: &Action) -> Outcome {
         if self.lead().is_err() {
             return Outcome::Failed(Trouble::NotLeading.to_string());
+        }
+        // A record takes its time, and so do the targets before this one: what has been said meanwhile counts.
+        if !action.reverts()
+            && let Some(why) = self.surroundings.halt()
+        {
+            return Outcome::Refused(why);
         }
         hands::perform(&self.client, self.surroundings.agents_namespace(), &run.id, action).await
     }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{
-    BlastRadius, Duration, Experiment, Fault, GameDaySpec, OnBreach, Percent, Probe, Schedule, Selector, Targets, WorkloadRef,
-    limits, says,
+    BlastRadius, Duration, Experiment, Fault, FaultKind, GameDaySpec, OnBreach, Percent, Probe, Schedule, Selector, Targets,
+    WorkloadRef, limits, says,
 };
 
 use super::held;
@@ -61,7 +61,7 @@ pub struct Held {
     /// Orders are named by it.
     pub experiment: String,
     pub fault: Fault,
-    pub name: &'static str,
+    pub kind: FaultKind,
     pub container: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl Kind {
             Kind::PodEvict { .. } => "podEvict",
             Kind::Scale(_) => "scale",
             Kind::Cordon => "cordon",
-            Kind::Hold(held) => held.name,
+            Kind::Hold(held) => held.kind.name(),
         }
     }
 
@@ -422,8 +422,8 @@ fn admit_choice(path: &str, targets: &Targets, blast_radius: &BlastRadius, probl
 
 fn admit_fault(path: &str, experiment: &Experiment, problems: &mut Problems) -> Option<Kind> {
     let fault = &experiment.fault;
-    let names = fault.names();
-    let [name] = names.as_slice() else {
+    let kinds = fault.kinds();
+    let [kind] = kinds.as_slice() else {
         problems.add(format!("{path}.fault"), says::ONE_FAULT);
         return None;
     };
@@ -451,9 +451,9 @@ fn admit_fault(path: &str, experiment: &Experiment, problems: &mut Problems) -> 
         }
         return None;
     }
-    held::admit(&format!("{path}.fault.{name}"), fault, problems);
+    held::admit(&format!("{path}.fault.{kind}"), fault, problems);
     let (experiment, container) = (experiment.name.clone(), experiment.targets.container.clone());
-    Some(Kind::Hold(Box::new(Held { experiment, fault: fault.clone(), name, container })))
+    Some(Kind::Hold(Box::new(Held { experiment, fault: fault.clone(), kind: *kind, container })))
 }
 
 fn is_http_url(url: &str) -> bool {

@@ -276,12 +276,14 @@ fn inject(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: 
 
 fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
     look(cx, planned, &mut state.experiments[index], out);
-    breach(cx, state, index, out);
+    breach(cx, state, index, None, out);
     let cut = state.cut.clone();
     let status = &mut state.experiments[index];
     let injected = status.injected.unwrap_or(cx.now);
     let end = injected + planned.hold.as_signed();
-    if cx.all_seen_since(injected) {
+    // Before its first bite the fault is only ordered: what is seen then says nothing about it.
+    let first_bite = status.targets.iter().filter_map(|target| Some(target.bite.as_ref()?.at)).min();
+    if first_bite.is_some_and(|bite| cx.all_seen_since(bite)) {
         status.saw.during = true;
     }
     if let Some(why) = cut {
@@ -314,7 +316,9 @@ fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index
         && let Some(every) = planned.kind.every()
     {
         let due = status.last_round.unwrap_or(cx.now) + every.as_signed();
-        if cx.now < due {
+        if status.targets.len() >= limits::TARGETS_IN_ALL {
+            // The record is full: it is held to its end without a further round.
+        } else if cx.now < due {
             out.wake_at(due);
         } else if let Armed::Chosen(round) = arm(cx, planned, state, index) {
             return inject(cx, planned, state, index, round, out);
@@ -388,13 +392,18 @@ fn look(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, out: &mu
 }
 
 /// Sees and records a breach, once. With `onBreach: Abort` it cuts the run.
-fn breach(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+///
+/// `until`: only one whose first bad sample started by then, when the fault is gone already: it began under it.
+fn breach(cx: &Context, state: &mut GameDayRunStatus, index: usize, until: Option<Timestamp>, out: &mut Out) {
     let status = &mut state.experiments[index];
     if status.breach.is_some() {
         return;
     }
     let injected = status.injected.unwrap_or(cx.now);
-    let broken = cx.probes().find_map(|(probe, track)| Some((probe, track.breach_since(probe, injected)?)));
+    let broken = cx.probes().find_map(|(probe, track)| {
+        let (first_bad, said) = track.breach_since(probe, injected)?;
+        until.is_none_or(|until| first_bad <= until).then_some((probe, (first_bad, said)))
+    });
     let Some((probe, (first_bad, said))) = broken else { return };
     let text = format!("{}: {} bad in a row, the last: {said}", probe.name, probe.breach_after);
     say(cx, status, EntryKind::Breach, text.clone(), out);
@@ -402,6 +411,8 @@ fn breach(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Ou
     status.first_bad = Some(first_bad);
     status.breached = Some(cx.now);
     status.time_to_detect = status.injected.map(|injected| Duration::between(injected, cx.now));
+    // Nothing was left to abort.
+    status.time_to_abort = until.map(|_| Duration::ZERO);
     out.urgent = true;
     match cx.plan.on_breach {
         OnBreach::Abort => {
@@ -447,7 +458,7 @@ fn begin_reverting(cx: &Context, status: &mut ExperimentStatus, doubt: Option<St
 }
 
 fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
-    breach(cx, state, index, out);
+    breach(cx, state, index, None, out);
     let status = &mut state.experiments[index];
     let since = status.reverted.unwrap_or(cx.now);
     look_clean(cx, planned, status, since, out);
@@ -475,8 +486,13 @@ fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, inde
         }
     }
     let deadline = since + limits::REVERTING.as_signed();
-    if cx.now < deadline {
-        return out.wake_at(deadline.min(cx.now + limits::RETRY.as_signed()));
+    // A new leader may come after that time: nothing is given up that it has not tried itself.
+    let untried = status.targets.iter().any(|target| {
+        let tried = cx.seen.outcomes.get(&target.uid).is_some_and(|performed| performed.reverting);
+        target.clean.is_none() && target.undo.is_some() && !tried
+    });
+    if cx.now < deadline || untried {
+        return out.wake_at(cx.now + limits::RETRY.as_signed());
     }
     let left: Vec<String> = status
         .targets
@@ -527,6 +543,8 @@ fn settled(cx: &Context, target: &TargetStatus, since: Timestamp) -> bool {
 }
 
 fn recovering(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
+    let gone = state.experiments[index].clean;
+    breach(cx, state, index, gone, out);
     // Who stopped the run or deleted it wants it over; only a breach is worth the measurement.
     if let Some(why) = &state.cut
         && (state.experiments[index].breach.is_none() || cx.seen.deleted)

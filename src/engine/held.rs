@@ -134,7 +134,7 @@ pub enum Lacks {
 
 /// The nodes of these targets, with the fault that each must be able to hold.
 pub fn nodes(held: &Held, victims: &[Candidate]) -> BTreeMap<String, BTreeSet<String>> {
-    let names = BTreeSet::from([held.name.to_owned()]);
+    let names = BTreeSet::from([held.kind.to_string()]);
     victims.iter().filter_map(|victim| Some((victim.node.clone()?, names.clone()))).collect()
 }
 
@@ -155,8 +155,8 @@ pub fn lacks(held: &Held, victims: &[Candidate], seen: &Observation) -> Lacks {
         let node = victim.node.as_deref().unwrap_or_default();
         match seen.agents.get(node) {
             Some(AgentSeen::Ready { cannot }) => {
-                if let Some(why) = cannot.get(held.name) {
-                    return Lacks::Cannot(format!("node {node} cannot hold {}: {why}", held.name));
+                if let Some(why) = cannot.get(held.kind.name()) {
+                    return Lacks::Cannot(format!("node {node} cannot hold {}: {why}", held.kind));
                 }
             }
             Some(AgentSeen::Starting(why)) => return Lacks::Agents(format!("the agent on node {node}: {why}")),

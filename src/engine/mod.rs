@@ -8,6 +8,7 @@ pub mod admit;
 mod experiment;
 mod fault;
 pub mod guard;
+pub mod guardrail;
 pub mod held;
 pub mod permission;
 pub mod problem;
@@ -47,6 +48,9 @@ pub mod limits {
     /// A fault read back clean so long after its latest end was held longer than the record says, which is a
     /// doubt: an API fault cannot be undone while the API server is away. Five tries at the undo.
     pub const LATE: Duration = Duration::from_secs(5);
+    /// A repeated fault records at most so many targets over all its rounds, and one more round: with their proofs
+    /// they take half of the 1.5 MiB that an object in etcd may have.
+    pub const TARGETS_IN_ALL: usize = 1_000;
     /// A refused or failed action is tried again after this long.
     pub const RETRY: Duration = Duration::from_millis(1_000);
     /// Changes that do not decide anything (a sample, a bite among many) are recorded this often at most.

@@ -1,4 +1,4 @@
-use crate::api::{Fault, GROUP, Targets, WorkloadKind};
+use crate::api::{Fault, FaultKind, GROUP, Targets, WorkloadKind};
 
 /// A right that the run's service account must have, because the fault is done in its name (P7): the real
 /// verb on the real object.
@@ -15,8 +15,7 @@ pub struct Permission {
 impl Permission {
     /// What a fault needs.
     pub fn of(fault: &Fault, targets: &Targets) -> Vec<Permission> {
-        let held = ["network", "cpu", "memory", "diskFill", "diskIo", "files", "processes", "pause", "containerKill"];
-        let held = fault.names().iter().any(|name| held.contains(name));
+        let held = fault.kinds().into_iter().any(FaultKind::is_held);
         let Fault { pod_kill, pod_evict, scale, cordon, .. } = fault;
         let namespaced = |verb, group, resource, subresource| Permission { verb, group, resource, subresource, namespaced: true };
         let mut needed = Vec::new();

@@ -257,6 +257,30 @@ fn a_breach_counts_only_consecutive_bad_samples_and_fails_the_run() {
 }
 
 #[test]
+fn a_breach_that_begins_under_the_fault_and_is_complete_after_it_fails_the_run() {
+    let mut run = injected();
+    let mut seen = seen(&run, 0, 20);
+    let victim = run.status.experiments[0].targets[0].uid.clone();
+    seen.gone.insert(victim.clone());
+    seen.pods.retain(|pod| pod.uid != victim);
+    for second in 21..=48 {
+        seen.probes[0].push(sample(second, Seen::Good("200".to_owned())));
+        take(&mut run, &seen, second);
+    }
+    // Held until 50: two bad samples are no breach yet.
+    for second in 49..=55 {
+        seen.probes[0].push(sample(second, Seen::Bad("connection refused".to_owned())));
+        take(&mut run, &seen, second);
+    }
+    for second in 56..=60 {
+        seen.probes[0].push(sample(second, Seen::Good("200".to_owned())));
+        take(&mut run, &seen, second);
+    }
+    assert_eq!(run.status.verdict, Some(Verdict::Failed), "{:#?}", run.status.experiments);
+    assert_eq!(run.status.experiments[0].first_bad, Some(at(49)));
+}
+
+#[test]
 fn a_probe_that_goes_blind_ends_the_fault() {
     let mut run = injected();
     let seen = seen(&run, 0, 20);
@@ -387,8 +411,8 @@ fn what_a_node_says_of_its_order_is_what_counts() {
         (Some(seen_as(InjectionPhase::Holding, None, None)), ExperimentPhase::Injecting),
         (Some(seen_as(InjectionPhase::Holding, Some("7 packets hit"), None)), ExperimentPhase::Holding),
         (Some(seen_as(InjectionPhase::Lost, None, None)), ExperimentPhase::Reverting),
-        (Some(seen_as(InjectionPhase::Lost, Some("7"), Some("gone"))), ExperimentPhase::Recovering),
-        (Some(seen_as(InjectionPhase::Refused, None, None)), ExperimentPhase::Recovering),
+        (Some(seen_as(InjectionPhase::Lost, Some("7"), Some("gone"))), ExperimentPhase::Judged),
+        (Some(seen_as(InjectionPhase::Refused, None, None)), ExperimentPhase::Judged),
     ];
     for (injection, phase) in cases {
         let (mut run, _) = armed(|_| {});

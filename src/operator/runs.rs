@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::api::{Entry, GameDayRun, GameDayRunStatus, RunPhase, Stop};
-use crate::cluster::{ClusterWorld, Injections, Inventory, Surroundings, read_replicas, record};
+use crate::cluster::{self, ClusterWorld, Injections, Inventory, Surroundings, read_replicas, record};
 use crate::engine::{AgentSeen, Pulled, Run, Track};
 use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
 use crate::turn::{Loaded, Next, Trouble, Turn, World};
@@ -77,11 +77,16 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     };
     let mut counted = Counted::new(desk, &loaded.run.status);
     let run = &loaded.run;
+    let clock = desk.clock.not_before(newest(&run.status));
     let plan = run.plan.as_ref().ok();
     let inventory = plan.map(|plan| Arc::new(Inventory::start(&desk.client, &run.id.namespace, plan, &seen.changed)));
-    let around =
-        Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default(), samplers: samplers(desk, seen, run) };
-    let world = ClusterWorld::start(&desk.client, &desk.leader, desk.clock, run, inventory, around, &seen.changed);
+    let around = Around {
+        desk: Arc::clone(desk),
+        seen: Arc::clone(seen),
+        told: Mutex::default(),
+        samplers: samplers(desk, seen, clock, run),
+    };
+    let world = ClusterWorld::start(&desk.client, &desk.leader, clock, run, inventory, around, &seen.changed);
     if run.status.phase == RunPhase::Waiting {
         first_look(&world, run, &seen.changed).await;
     }
@@ -136,18 +141,26 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
 
 /// Waits for a place among the runs under way. `None`: it was deleted meanwhile. What is in force never waits.
 async fn place(desk: &Desk, seen: &SeenRun, status: &GameDayRunStatus) -> Option<Option<OwnedSemaphorePermit>> {
-    if status.phase == RunPhase::Running {
+    // A run that waits for a cord's release watches little, and must not keep others from starting.
+    if status.phase == RunPhase::Running || desk.cord(&seen.id.namespace).is_some() {
         return Some(None);
     }
     let place = Arc::clone(&desk.places).acquire_owned().await;
     (!seen.is_deleted()).then(|| place.ok())
 }
 
+/// The newest time in a run's record.
+fn newest(status: &GameDayRunStatus) -> jiff::Timestamp {
+    let phases = status.experiments.iter().filter_map(|experiment| experiment.since);
+    let samples = status.probes.iter().filter_map(|probe| probe.last);
+    let entries = status.record.iter().map(|entry| entry.at);
+    phases.chain(samples).chain(entries).max().unwrap_or(jiff::Timestamp::MIN)
+}
+
 /// Begins to watch the steady state. Fewer than there are probes, where one cannot be: then the run is blind,
 /// and says so.
-fn samplers(desk: &Desk, seen: &SeenRun, run: &Run) -> Vec<Sampler> {
+fn samplers(desk: &Desk, seen: &SeenRun, clock: cluster::Clock, run: &Run) -> Vec<Sampler> {
     let Ok(plan) = &run.plan else { return Vec::new() };
-    let clock = desk.clock;
     let clock: Clock = Arc::new(move || clock.now());
     let (client, namespace) = (desk.client.clone(), run.id.namespace.clone());
     // Read anew each time: a watch that is broken would go on showing what it saw last.

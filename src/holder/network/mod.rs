@@ -3,10 +3,10 @@
 //!
 //! Rules of nftables, owned by a socket of this process, pick packets and hand them to a queue, where they wait in the
 //! kernel until this process says what becomes of them. When it ends, the kernel takes the rules and the queue back.
-//! What the target sends is delayed by way of a TAP device instead: see [`tap`]. Nothing is decided by the loop in
-//! [`engine`]; everything that decides is without I/O and tested without a kernel.
+//! What the target sends is delayed by way of a TAP device instead: see `tap`. Nothing is decided by the loop in
+//! `engine`; everything that decides is without I/O and tested without a kernel.
 //!
-//! Reading order: [`order`], [`fate`], [`jitter`], [`waiting`], [`line`]; [`ruleset`]; [`engine`].
+//! Reading order: `order`, `fate`, `jitter`, `waiting`, `line`; `ruleset`; `engine`.
 
 mod bite;
 mod engine;
