@@ -8,10 +8,12 @@ mod cord;
 mod duration;
 mod fault;
 mod gameday;
+mod guardrail;
 mod percent;
 mod probe;
 mod run;
 mod selector;
+mod window;
 mod words;
 
 pub use cord::{Cord, CordSpec};
@@ -21,6 +23,11 @@ pub use gameday::{
     BlastRadius, Condition, ConditionStatus, Experiment, GameDay, GameDaySpec, GameDayStatus, IfRunning, MissedStart, OnBreach,
     Schedule,
 };
+pub use guardrail::{
+    AlertQuery, AlertRule, Approval, ApprovalRule, BudgetRule, Cap, FaultKind, FaultRule, Freeze, Guardrail, GuardrailSpec,
+    GuardrailStatus, MomentRule, NamedWorkload, PromotionRule, ProtectRule, Queued, ReachRule, SingleReplica, Slot, Value,
+    ValueRule, Whose,
+};
 pub use percent::Percent;
 pub use probe::{Expect, HttpProbe, Probe, ReadyAtLeast, TcpProbe, WorkloadProbe};
 pub use run::{
@@ -28,6 +35,7 @@ pub use run::{
     RunPhase, Saw, Stop, TargetKind, TargetStatus, Undo, Verdict,
 };
 pub use selector::{Expression, Operator, Selector};
+pub use window::{Date, TimeOfDay, Weekday, Window};
 pub use words::{limits, says};
 
 /// The API group of all resources.

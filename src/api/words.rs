@@ -24,6 +24,19 @@ pub mod limits {
     pub const ROUND_MIN_MS: u64 = 1_000;
     /// Finished runs kept of one game day.
     pub const KEEP: i32 = 200;
+    /// Runs at once under one guardrail: more than a hundred is no limit. A slot takes about 200 bytes of the
+    /// guardrail's status.
+    pub const RUNS: i32 = 100;
+    /// Runs that one guardrail's status lists as waiting. Further ones wait without a place until there is one.
+    pub const QUEUE: u32 = 200;
+    /// Opening hours or freezes of one guardrail: a freeze a week for a year, and a dozen more.
+    pub const WINDOWS: u32 = 64;
+    /// Alerts of one guardrail. Each is a query a second while a fault is held.
+    pub const ALERTS: u32 = 16;
+    /// Bounds of fault values in one guardrail: a few for each fault.
+    pub const VALUES: u32 = 64;
+    /// Stages from narrow to wide: one pod, a tenth, a quarter, half, and a few in between.
+    pub const STAGES: u32 = 8;
 }
 
 /// What is said of bad input. Used by the parser, by admission and by CEL rules.
@@ -47,4 +60,16 @@ pub mod says {
     pub const AFTER_SELF: &str = "an experiment cannot come after itself";
     pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";
     pub const NODE_FAULT: &str = "cordon needs targets.nodes, and only cordon takes them";
+    pub const GUARDRAIL_NAME: &str = "a guardrail's name has at most 63 characters: every refusal repeats it";
+    pub const TIME_OF_DAY: &str = "a time of day is written like 09:30, from 00:00 to 24:00";
+    pub const DATE: &str = "a date is written like 2026-12-24";
+    pub const FROM_AND_TO: &str = "from and to go together";
+    pub const FROM_IS_TO: &str = "from and to are the same time: for a whole day leave both out";
+    pub const LAST_BEFORE_FIRST: &str = "lastDate is before firstDate";
+    pub const FREEZE_ALWAYS: &str = "a freeze needs days, times or dates: without them it would never end";
+    pub const CAP: &str = "a cap names targets, percent, or both";
+    pub const PROMETHEUS: &str = "alerts need a Prometheus URL like http://prometheus.monitoring.svc:9090, with http or https and a host";
+    pub const VALUE: &str = "a value is a whole number like 80 or a duration like 500ms";
+    pub const VALUE_BOUND: &str = "a value's rule names min, max, or both";
+    pub const VALUE_FIELD: &str = "a field is named as in a game day, below fault: podKill.gracePeriod";
 }
