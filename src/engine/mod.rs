@@ -8,6 +8,7 @@ pub mod admit;
 mod experiment;
 mod fault;
 pub mod guard;
+pub mod guardrail;
 pub mod permission;
 pub mod problem;
 pub mod record;
