@@ -87,7 +87,7 @@ fn keep_default() -> i32 {
 }
 
 /// When runs start. Differs from a CronJob on days with a clock change: a start falls exactly once, also when
-/// its minute happens twice or not at all.
+/// its minute happens twice or not at all. A pattern of every hour goes by the hours that pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Schedule {

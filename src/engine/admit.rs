@@ -326,7 +326,7 @@ fn admit_experiment(
         choose: choose?,
         hold: experiment.hold,
         after,
-        permissions: Permission::of(&experiment.fault),
+        permissions: Permission::of(&experiment.fault, &experiment.targets),
     })
 }
 

@@ -485,8 +485,11 @@ fn settled(cx: &Context, target: &TargetStatus, since: Timestamp) -> bool {
 
 fn recovering(cx: &Context, state: &mut GameDayRunStatus, index: usize, out: &mut Out) {
     // Who stopped the run or deleted it wants it over; only a breach is worth the measurement.
-    let cut = state.cut.is_some() && state.experiments[index].breach.is_none();
-    if cut || cx.seen.deleted {
+    if let Some(why) = &state.cut
+        && (state.experiments[index].breach.is_none() || cx.seen.deleted)
+    {
+        let doubt = format!("cut short: {why}");
+        state.experiments[index].doubt.get_or_insert(doubt);
         return judge(cx, state, index, out);
     }
     let status = &mut state.experiments[index];

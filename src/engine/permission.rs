@@ -1,4 +1,4 @@
-use crate::api::Fault;
+use crate::api::{Fault, Targets, WorkloadKind};
 
 /// A right that the run's service account must have, because the fault is done in its name (P7): the real
 /// verb on the real object.
@@ -14,7 +14,7 @@ pub struct Permission {
 
 impl Permission {
     /// What a fault needs.
-    pub fn of(fault: &Fault) -> Vec<Permission> {
+    pub fn of(fault: &Fault, targets: &Targets) -> Vec<Permission> {
         let Fault { pod_kill, pod_evict, scale, cordon } = fault;
         let namespaced = |verb, group, resource, subresource| Permission { verb, group, resource, subresource, namespaced: true };
         let mut needed = Vec::new();
@@ -25,7 +25,11 @@ impl Permission {
             needed.push(namespaced("create", "", "pods", "eviction"));
         }
         if scale.is_some() {
-            needed.push(namespaced("patch", "apps", "deployments", "scale"));
+            let resource = match targets.workload.as_ref().map(|workload| workload.kind) {
+                Some(WorkloadKind::StatefulSet) => "statefulsets",
+                Some(WorkloadKind::Deployment) | None => "deployments",
+            };
+            needed.push(namespaced("patch", "apps", resource, "scale"));
         }
         if cordon.is_some() {
             needed.push(Permission { verb: "patch", group: "", resource: "nodes", subresource: "", namespaced: false });
