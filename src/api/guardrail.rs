@@ -274,10 +274,9 @@ impl Value {
                 Ok(number) => Some(Value::Number(number)),
                 Err(_) => text.parse().ok().map(Value::Duration),
             },
-            serde_json::Value::Null
-            | serde_json::Value::Bool(_)
-            | serde_json::Value::Array(_)
-            | serde_json::Value::Object(_) => None,
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+                None
+            }
         }
     }
 }
@@ -426,7 +425,7 @@ pub struct GuardrailStatus {
     pub runs: Vec<Slot>,
     /// Who waits for a slot, first come first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = limits::QUEUE))]
+    #[schemars(length(max = limits::QUEUE + limits::RUNS as u32))]
     pub waiting: Vec<Queued>,
     /// `Valid`: whether it can be obeyed as written; if not, every reason with its place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

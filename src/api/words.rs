@@ -68,7 +68,8 @@ pub mod says {
     pub const LAST_BEFORE_FIRST: &str = "lastDate is before firstDate";
     pub const FREEZE_ALWAYS: &str = "a freeze needs days, times or dates: without them it would never end";
     pub const CAP: &str = "a cap names targets, percent, or both";
-    pub const PROMETHEUS: &str = "alerts need a Prometheus URL like http://prometheus.monitoring.svc:9090, with http or https and a host";
+    pub const PROMETHEUS: &str =
+        "alerts need a Prometheus URL like http://prometheus.monitoring.svc:9090, with http or https and a host";
     pub const VALUE: &str = "a value is a whole number like 80 or a duration like 500ms";
     pub const VALUE_BOUND: &str = "a value's rule names min, max, or both";
     pub const VALUE_FIELD: &str = "a field is named as in a game day, below fault: podKill.gracePeriod";

@@ -16,7 +16,8 @@ use super::answer::{Answer, Says};
 /// The admission policy let nobody write an approval in another's name, or without the right it names.
 pub fn approval(guardrail: &Named, run: &RunId, approvals: &[Approval], now: Timestamp) -> Option<Answer> {
     let rule = guardrail.spec.approval.as_ref()?;
-    let end = |approval: &Approval| approval.until.min(approval.at.saturating_add(rule.longest.as_signed()).unwrap_or(approval.at));
+    let end =
+        |approval: &Approval| approval.until.min(approval.at.saturating_add(rule.longest.as_signed()).unwrap_or(approval.at));
     let valid = approvals.iter().filter(|approval| approval.verb == rule.verb && approval.at <= now && now < end(approval));
     // Somebody who said yes twice is still one person.
     let mut by: BTreeMap<&str, Timestamp> = BTreeMap::new();
@@ -30,10 +31,9 @@ pub fn approval(guardrail: &Named, run: &RunId, approvals: &[Approval], now: Tim
     let who = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
     let way_out = match says {
         Says::Allow => String::new(),
-        Says::Wait | Says::Refuse => format!(
-            "somebody who may {} gamedayruns runs: gameday approve {} --namespace {}",
-            rule.verb, run.name, run.namespace
-        ),
+        Says::Wait | Says::Refuse => {
+            format!("somebody who may {} gamedayruns runs: gameday approve {} --namespace {}", rule.verb, run.name, run.namespace)
+        }
     };
     Some(Answer {
         guardrail: guardrail.name.clone(),

@@ -85,7 +85,10 @@ fn ask_one(guardrail: &Named, scene: &Scene, asked: &Asked, now: Timestamp) -> V
 
 fn wished<'a>(scene: &Scene, asked: &'a Asked) -> Wished<'a> {
     let of_victims = |uid: &str, owner: Option<&super::WorkloadKey>| {
-        asked.victims.iter().any(|hit| hit.target.uid == uid || (!hit.is_pod() && hit.owner.is_some() && hit.owner.as_ref() == owner))
+        asked
+            .victims
+            .iter()
+            .any(|hit| hit.target.uid == uid || (!hit.is_pod() && hit.owner.is_some() && hit.owner.as_ref() == owner))
     };
     let images: BTreeSet<String> = scene
         .index

@@ -67,7 +67,10 @@ fn ask(guardrail: &Named, budget: &BudgetShown, scene: &Scene) -> Option<Answer>
     let desired = budget.desired_healthy;
     let remain = healthy(budget, scene, &scene.all);
     let before = healthy(budget, scene, &scene.others);
-    let sum = format!("{remain} of {} pods would remain healthy ({before} are without these); the budget asks for {desired}", budget.expected);
+    let sum = format!(
+        "{remain} of {} pods would remain healthy ({before} are without these); the budget asks for {desired}",
+        budget.expected
+    );
     if remain >= desired {
         return answer(sum, String::new(), Says::Allow);
     }

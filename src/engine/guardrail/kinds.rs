@@ -33,7 +33,8 @@ pub fn kinds(guardrail: &Named, kind: FaultKind, fault: &Fault, hold: Duration) 
         && !allow.contains(&kind)
     {
         let names: Vec<String> = allow.iter().map(FaultKind::to_string).collect();
-        let way_out = if names.is_empty() { "there is none: it allows no faults".to_owned() } else { format!("use {}", names.join(", ")) };
+        let way_out =
+            if names.is_empty() { "there is none: it allows no faults".to_owned() } else { format!("use {}", names.join(", ")) };
         refuse("faults.allow", format!("{kind} is not among the faults it allows"), way_out);
     }
     if let Some(longest) = rule.hold
@@ -56,7 +57,10 @@ fn outside(bound: &ValueRule, written: &serde_json::Value) -> Option<(String, St
     let ValueRule { field, min, max } = bound;
     let found = field.split('.').try_fold(written, |value, part| value.get(part))?;
     let unreadable = || {
-        (format!("{field} is {found}, which cannot be compared with its bound"), "ask the platform team to mend the bound".to_owned())
+        (
+            format!("{field} is {found}, which cannot be compared with its bound"),
+            "ask the platform team to mend the bound".to_owned(),
+        )
     };
     let Some(value) = Value::read(found) else { return Some(unreadable()) };
     if let Some(min) = min {

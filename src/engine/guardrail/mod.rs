@@ -10,6 +10,7 @@ pub mod ask;
 mod budget;
 mod built_in;
 pub mod check;
+mod hours;
 mod kinds;
 pub mod moment;
 mod picture;
@@ -25,6 +26,7 @@ mod tests;
 pub use answer::{Answer, Says, sentence, verdict};
 pub use ask::{Asked, Stage, ask};
 pub use built_in::{BUILT_IN, BUILT_IN_YAML, built_in};
+pub use kinds::kind_of;
 pub use picture::{
     AlertShown, AutoscalerShown, BudgetShown, Effect, Hit, NodeShown, Picture, PodShown, WorkloadKey, WorkloadShown,
 };

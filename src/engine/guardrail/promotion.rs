@@ -71,7 +71,14 @@ pub fn promotion(guardrail: &Named, wished: &Wished, passes: &[Pass], now: Times
             )
         }
     };
-    Some(Answer { guardrail: guardrail.name.clone(), rule: "promotion", subject: wished.experiment.to_owned(), sum, way_out, says })
+    Some(Answer {
+        guardrail: guardrail.name.clone(),
+        rule: "promotion",
+        subject: wished.experiment.to_owned(),
+        sum,
+        way_out,
+        says,
+    })
 }
 
 /// The narrowest stage that this fits into; one beyond the last where it fits into none.

@@ -123,9 +123,8 @@ pub fn singles(guardrail: &Named, scene: &Scene) -> Vec<Answer> {
 /// Pods that nothing owns: each is the only one of its kind, and nothing brings it back.
 fn bare(guardrail: &Named, scene: &Scene) -> Vec<Answer> {
     let pods = scene.victims.pods.values().filter(|pod| pod.owner.is_none());
-    let spared = pods.filter(|pod| {
-        guardrail.covers(pod.namespace, scene.index.picture) && !is_named(guardrail, pod.namespace, pod.name)
-    });
+    let spared =
+        pods.filter(|pod| guardrail.covers(pod.namespace, scene.index.picture) && !is_named(guardrail, pod.namespace, pod.name));
     let answer = |name: &str, namespace: &str| Answer {
         guardrail: guardrail.name.clone(),
         rule: "reach.singleReplica",
@@ -148,7 +147,10 @@ fn single(guardrail: &Named, scene: &Scene, key: &WorkloadKey) -> Option<Answer>
         rule: "reach.singleReplica",
         subject: key.to_string(),
         sum: "it has only 1 replica, and the guardrail spares those".to_owned(),
-        way_out: format!("give it a second replica, or let the platform team name {}/{} in reach.except", key.namespace, key.name),
+        way_out: format!(
+            "give it a second replica, or let the platform team name {}/{} in reach.except",
+            key.namespace, key.name
+        ),
         says: Says::Refuse,
     })
 }
@@ -189,10 +191,7 @@ fn capped(
     let sum = match alone {
         // It only grows.
         0 => String::new(),
-        _ => format!(
-            "{} of {} {what} at once{already}; the guardrail allows {allowed}{why}",
-            all.affected, all.whole
-        ),
+        _ => format!("{} of {} {what} at once{already}; the guardrail allows {allowed}{why}", all.affected, all.whole),
     };
     let (says, way_out) = if alone == 0 || all.affected <= allowed {
         (Says::Allow, String::new())
