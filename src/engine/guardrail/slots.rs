@@ -42,6 +42,12 @@ pub enum Next {
         guardrail: String,
         status: GuardrailStatus,
     },
+    /// As Write, but write the run first, on the version that was loaded before the boards were read: whoever
+    /// has it begin on the slots that are given back here must lose that race.
+    GiveBack {
+        guardrail: String,
+        status: GuardrailStatus,
+    },
     Wait(Waits),
 }
 
@@ -75,6 +81,10 @@ impl std::fmt::Display for Waits {
 /// `over`: uids of runs that are known to be finished or gone, by a read of their own. Whoever is merely not
 /// seen keeps its slot.
 ///
+/// # Assumes
+/// The run was loaded before the boards were read, and where this says Taken, it begins by a write on that
+/// version.
+///
 /// # Guarantees
 /// No write takes a slot beyond a limit, or past somebody who waits longer. Where not all slots can be had, one
 /// that is held is given back.
@@ -97,7 +107,9 @@ pub fn turn(boards: &[Board], ticket: &Ticket, over: &BTreeSet<String>, now: Tim
     match (blocked, held, missing) {
         (_, _, None) => Next::Taken,
         (None, _, Some((board, status))) => write(board, taken(status, ticket, now)),
-        (Some(_), Some((board, status)), _) => write(board, given_back(status, ticket)),
+        (Some(_), Some((board, status)), _) => {
+            Next::GiveBack { guardrail: board.name.to_owned(), status: given_back(status, ticket) }
+        }
         (Some((board, status)), None, _) => Next::Wait(reason(board, status, ticket)),
     }
 }
