@@ -211,6 +211,7 @@ fn a_killed_pod_counts_until_its_replacement_is_ready_and_only_once() {
     picture.pods.push(replacement);
     assert_eq!((held(&picture), says(&picture)), (Says::Allow, Says::Wait), "replaced, not ready");
     picture.pods[2].ready = true;
+    assert_eq!((held(&picture), says(&picture)), (Says::Allow, Says::Wait), "replaced, and not known to be over");
     picture.in_force.clear();
     assert_eq!(says(&picture), Says::Allow, "replaced");
 }
