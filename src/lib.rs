@@ -1,6 +1,19 @@
 //! Game days on Kubernetes. The modules, in reading order; `ARCHITECTURE.md` beside this file is the one page.
 
 pub mod api;
+
 pub mod engine;
-pub mod probe;
+
 pub mod turn;
+
+pub mod rehearsal;
+
+pub mod cluster;
+
+pub mod probe;
+
+pub mod operator;
+
+pub mod report;
+
+pub mod cli;

@@ -1,6 +1,5 @@
-use kube::CustomResourceExt;
-fn main() {
-    for crd in [gameday::api::GameDay::crd(), gameday::api::GameDayRun::crd(), gameday::api::Cord::crd()] {
-        println!("---\n{}", serde_json::to_string(&crd).unwrap());
-    }
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(gameday::cli::main(std::env::args_os()).code())
 }

@@ -142,6 +142,17 @@ impl Turn {
         })
     }
 
+    /// Writes what has not been written yet, before the loop is left.
+    ///
+    /// # Errors
+    /// [`Trouble`] when it was not written. Nothing is lost by it that another turn would not see again.
+    pub async fn flush<W: World>(&mut self, world: &W) -> Result<(), Trouble> {
+        if !self.gone && self.run.status != self.recorded {
+            self.record(world, world.now()).await?;
+        }
+        Ok(())
+    }
+
     /// Writes the working copy. `false`: it was not written, and the working copy is what the world has now.
     async fn record<W: World>(&mut self, world: &W, now: Timestamp) -> Result<bool, Trouble> {
         match world.record(&self.run, &self.version, &self.run.status).await {
@@ -188,14 +199,15 @@ impl Turn {
     /// Performs these, and says whether there were any.
     async fn perform<W: World>(&mut self, world: &W, actions: &[Action]) -> bool {
         let run = &self.run;
-        let performed: Vec<(String, Performed)> = futures::stream::iter(actions)
+        // Futures, not a closure that makes them: with a closure the compiler cannot tell that this is `Send`.
+        let doing: Vec<_> = actions
+            .iter()
             .map(|action| async move {
                 let outcome = world.perform(run, action).await;
                 (action.target.uid.clone(), Performed { at: world.now(), reverting: action.reverts(), outcome })
             })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
+            .collect();
+        let performed: Vec<(String, Performed)> = futures::stream::iter(doing).buffer_unordered(AT_ONCE).collect().await;
         self.outcomes.extend(performed);
         !actions.is_empty()
     }

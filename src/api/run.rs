@@ -201,8 +201,8 @@ pub struct ExperimentStatus {
     /// Last target clean → steady again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_to_recover: Option<Duration>,
-    /// The round's candidates that were ready when the first targets were chosen; a repeated fault waits until
-    /// they are back.
+    /// The candidates when the first targets were chosen, with those that the run had taken away by then: as
+    /// many must be back before what was killed counts as replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_before: Option<i32>,
     /// When the probes were seen.

@@ -156,7 +156,7 @@ fn arming(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: 
         return end_untouched(cx, &mut state.experiments[index], why, out);
     }
     let waits = match arm(cx, planned, state, index) {
-        Armed::Chosen(chosen, candidates, sum) => return inject(cx, planned, state, index, (chosen, candidates, sum), out),
+        Armed::Chosen(round) => return inject(cx, planned, state, index, round, out),
         Armed::Refused(why) => {
             let status = &mut state.experiments[index];
             say(cx, status, EntryKind::Refused, why.clone(), out);
@@ -173,9 +173,17 @@ fn arming(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: 
 }
 
 enum Armed {
-    Chosen(Vec<fault::Candidate>, usize, String),
+    Chosen(Round),
     Wait(String),
     Refused(String),
+}
+
+/// Who is hit now, as [`Chosen::Targets`] says it.
+struct Round {
+    victims: Vec<fault::Candidate>,
+    candidates: usize,
+    before: usize,
+    sum: String,
 }
 
 fn arm(cx: &Context, planned: &Planned, state: &GameDayRunStatus, index: usize) -> Armed {
@@ -195,21 +203,15 @@ fn arm(cx: &Context, planned: &Planned, state: &GameDayRunStatus, index: usize) 
     }
     let round = u32::try_from(state.experiments[index].rounds).unwrap_or(u32::MAX);
     match guard::choose(cx.plan, &state.experiments, index, round, cx.seen) {
-        Chosen::Targets { victims, candidates, sum } => Armed::Chosen(victims, candidates, sum),
+        Chosen::Targets { victims, candidates, before, sum } => Armed::Chosen(Round { victims, candidates, before, sum }),
         Chosen::Wait(why) => Armed::Wait(why),
         Chosen::Refused(why) => Armed::Refused(why),
     }
 }
 
 /// Records the targets of a round. They are performed only after that record is written.
-fn inject(
-    cx: &Context,
-    planned: &Planned,
-    state: &mut GameDayRunStatus,
-    index: usize,
-    (victims, candidates, sum): (Vec<fault::Candidate>, usize, String),
-    out: &mut Out,
-) {
+fn inject(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: usize, round: Round, out: &mut Out) {
+    let Round { victims, candidates, before, sum } = round;
     let within = |victim: &fault::Candidate| -> Vec<i32> {
         let among = cx
             .plan
@@ -223,9 +225,8 @@ fn inject(
     let injected = *status.injected.get_or_insert(cx.now);
     status.rounds += 1;
     status.last_round = Some(cx.now);
-    let candidates = i32::try_from(candidates).unwrap_or(i32::MAX);
-    status.candidates = Some(candidates);
-    status.ready_before.get_or_insert(candidates);
+    status.candidates = Some(i32::try_from(candidates).unwrap_or(i32::MAX));
+    status.ready_before.get_or_insert(i32::try_from(before).unwrap_or(i32::MAX));
     for victim in victims {
         let target = TargetStatus {
             kind: victim.target.kind,
@@ -241,7 +242,7 @@ fn inject(
             clean: None,
             problem: None,
         };
-        say_of(cx, &planned.name, &target, EntryKind::Ordered, format!("{} ordered (one of {sum})", planned.kind.name()), out);
+        say_of(cx, &planned.name, &target, EntryKind::Ordered, format!("{} ordered: {sum}", planned.kind.name()), out);
         status.targets.push(target);
     }
     enter(cx, status, ExperimentPhase::Injecting, out);
@@ -289,8 +290,8 @@ fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index
         let due = status.last_round.unwrap_or(cx.now) + every.as_signed();
         if cx.now < due {
             out.wake_at(due);
-        } else if let Armed::Chosen(victims, candidates, sum) = arm(cx, planned, state, index) {
-            return inject(cx, planned, state, index, (victims, candidates, sum), out);
+        } else if let Armed::Chosen(round) = arm(cx, planned, state, index) {
+            return inject(cx, planned, state, index, round, out);
         } else {
             out.wake_at(cx.now + limits::RETRY.as_signed());
         }
@@ -458,6 +459,14 @@ fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, inde
 fn look_clean(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, since: Timestamp, out: &mut Out) {
     for target in status.targets.iter_mut().filter(|target| target.clean.is_none()) {
         let settled = settled(cx, target, since);
+        // A pod that goes after all is missing until it is replaced, and counts in the blast radius.
+        if target.bite.is_none()
+            && fault::revert(&planned.kind, target).is_none()
+            && let Bite::Yes(what) = fault::bite(&planned.kind, target, &cx.run.id.uid, cx.seen)
+        {
+            say_of(cx, &planned.name, target, EntryKind::Bite, format!("late: {what}"), out);
+            target.bite = Some(Proof { at: cx.now, what });
+        }
         if let Some(what) = fault::clean(&planned.kind, target, &cx.run.id.uid, cx.seen, settled) {
             target.problem = None;
             target.clean = Some(Proof { at: cx.now, what });

@@ -256,9 +256,12 @@ fn taken_off(target: &TargetStatus, seen: &Observation) -> bool {
 
 /// Read-back proof that nothing of the fault is left on a target; `None` while there is none.
 ///
-/// `settled`: no order to this target can still be on its way.
+/// `settled`: no order to this target can still be on its way. Where something is to be undone, a look that
+/// shows nothing of ours is not enough: it may be older than the fault. The undoing must have been accepted.
 pub fn clean(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation, settled: bool) -> Option<String> {
-    let accepted = seen.outcomes.get(&target.uid).is_some_and(|performed| performed.outcome == Outcome::Done);
+    let last = seen.outcomes.get(&target.uid);
+    let accepted = last.is_some_and(|performed| performed.outcome == Outcome::Done);
+    let undone = settled && accepted && last.is_some_and(|performed| performed.reverting);
     match (kind, sight(target, seen)) {
         (Kind::PodKill { .. } | Kind::PodEvict { .. }, Sight::Gone) => {
             Some("the pod is gone, and nothing else was changed".to_owned())
@@ -269,7 +272,7 @@ pub fn clean(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observati
         (Kind::Scale(_) | Kind::Cordon, Sight::Gone) => Some("the target is gone".to_owned()),
         (Kind::Scale(_), Sight::Workload(workload)) => {
             let ours = workload.held_by.as_deref() == Some(run_uid);
-            (settled && !ours).then(|| {
+            (undone && !ours).then(|| {
                 let (before, _) = replicas(target);
                 if workload.replicas == before {
                     format!("read back: {before} replicas, as before")
@@ -280,7 +283,7 @@ pub fn clean(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observati
         }
         (Kind::Cordon, Sight::Node(node)) => {
             let ours = node.held_by.as_deref() == Some(run_uid);
-            (settled && !ours).then(|| {
+            (undone && !ours).then(|| {
                 if node.schedulable {
                     "read back schedulable".to_owned()
                 } else {

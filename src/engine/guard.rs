@@ -11,8 +11,8 @@ use super::{Observation, Run};
 /// What choosing came to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Chosen {
-    /// These, of so many candidates.
-    Targets { victims: Vec<Candidate>, candidates: usize, sum: String },
+    /// These, of so many candidates. `before`: candidates when nothing of this run is in force on them.
+    Targets { victims: Vec<Candidate>, candidates: usize, before: usize, sum: String },
     /// There will be room, or there may be: why not now.
     Wait(String),
     /// It can never be done as written: the sum, and the way out.
@@ -137,5 +137,5 @@ pub fn choose(plan: &Plan, experiments: &[ExperimentStatus], index: usize, round
         };
     }
     let sum = format!("{} of {} {what}", victims.len(), free.len());
-    Chosen::Targets { victims, candidates: free.len(), sum }
+    Chosen::Targets { victims, candidates: free.len(), before: free.len() + here, sum }
 }

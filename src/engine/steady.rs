@@ -83,7 +83,7 @@ impl Track {
             good_since: None,
             last_seen: resumed.last,
             said: resumed.saw.clone(),
-            latencies_us: Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("1 µs to 1 h with 3 digits are valid bounds"),
+            latencies_us: Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("1 µs to 1 h with 2 digits are valid bounds"),
             worst_ms: resumed.worst_ms,
             closest: None,
             resumed,

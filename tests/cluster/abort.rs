@@ -83,7 +83,10 @@ fn ctrl_c_stops_the_run_and_waits_until_everything_is_back() {
         let address = lab.shop("checkout", 2, &[]).await;
         lab.shop("payments", 2, &[]).await;
         lab.operator("one");
-        let yaml = LOSE_ALL.replace("ADDRESS", &address).replace("NAMESPACE", &lab.namespace).replace("name: checkout}\n    fault", "name: payments}\n    fault");
+        let yaml = LOSE_ALL
+            .replace("ADDRESS", &address)
+            .replace("NAMESPACE", &lab.namespace)
+            .replace("name: checkout}\n    fault", "name: payments}\n    fault");
         let file = std::env::temp_dir().join(format!("gameday-ctrlc-{}.yaml", std::process::id()));
         std::fs::write(&file, yaml).unwrap();
         let child = std::process::Command::new(env!("CARGO_BIN_EXE_gameday"))

@@ -50,7 +50,8 @@ async fn killed_in(phase: ExperimentPhase, name: &str) {
     .await;
     lab.kill(first);
     // What was recorded when the operator died, or just before.
-    let recorded: Vec<TargetStatus> = lab.run(&run).await.status.unwrap_or(seen).experiments.into_iter().flat_map(|one| one.targets).collect();
+    let recorded: Vec<TargetStatus> =
+        lab.run(&run).await.status.unwrap_or(seen).experiments.into_iter().flat_map(|one| one.targets).collect();
 
     lab.operator("two");
     let status = lab.until_finished(&run).await.status.unwrap();

@@ -48,7 +48,9 @@ async fn deleted_in(phase: ExperimentPhase, what: Delete, name: &str) {
     let deployments = lab.deployments();
     eventually(&format!("{what:?} deleted in {phase}: everything is reverted"), BOUND, async || {
         let payments = deployments.get_opt("payments").await.ok()?;
-        let replicas = payments.is_none_or(|found| found.spec.and_then(|spec| spec.replicas) == Some(2) || found.metadata.deletion_timestamp.is_some());
+        let replicas = payments.is_none_or(|found| {
+            found.spec.and_then(|spec| spec.replicas) == Some(2) || found.metadata.deletion_timestamp.is_some()
+        });
         (replicas && lab.cordoned().await.is_empty()).then_some(())
     })
     .await;

@@ -18,15 +18,22 @@ fn the_manifests_run_as_two_restricted_pods_and_one_of_them_leads() {
             crate::leaders::holder(&lab.client).await.filter(|holder| names.iter().any(|name| name == holder))
         })
         .await;
-        let metrics = kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{leader}:8080/proxy/metrics")]);
+        let metrics =
+            kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{leader}:8080/proxy/metrics")]);
         assert!(metrics.contains("gameday_leader 1"), "{metrics}");
         // What the operator may do is what the manifests say: no secrets, no wildcard.
         let may = |verb: &str, what: &str| {
             let account = format!("--as=system:serviceaccount:{OPERATOR_NAMESPACE}:gameday");
-            std::process::Command::new("kubectl").args(["auth", "can-i", verb, what, &account, "-A", "-q"]).status().unwrap().success()
+            std::process::Command::new("kubectl")
+                .args(["auth", "can-i", verb, what, &account, "-A", "-q"])
+                .status()
+                .unwrap()
+                .success()
         };
         assert!(may("delete", "pods"));
-        for (verb, what) in [("get", "secrets"), ("create", "pods"), ("get", "configmaps"), ("delete", "nodes"), ("delete", "deployments.apps")] {
+        for (verb, what) in
+            [("get", "secrets"), ("create", "pods"), ("get", "configmaps"), ("delete", "nodes"), ("delete", "deployments.apps")]
+        {
             assert!(!may(verb, what), "the operator may {verb} {what}");
         }
         let empty = gameday(&["install", "--replicas", "0"]);

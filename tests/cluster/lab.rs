@@ -196,7 +196,11 @@ impl Drop for Lab {
             if std::thread::panicking() {
                 let log = std::fs::read_to_string(&operator.log).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().collect();
-                eprintln!("last lines of operator {}:\n{}", operator.identity, lines[lines.len().saturating_sub(40)..].join("\n"));
+                eprintln!(
+                    "last lines of operator {}:\n{}",
+                    operator.identity,
+                    lines[lines.len().saturating_sub(40)..].join("\n")
+                );
             }
             operator.kill();
         }
@@ -248,7 +252,13 @@ fn install() {
             kubectl_apply(&String::from_utf8_lossy(&manifests.stdout));
         }
         kubectl(&["delete", "cords.gameday.dev", "--all"]);
-        kubectl(&["wait", "--for=condition=Established", "crd/gamedays.gameday.dev", "crd/gamedayruns.gameday.dev", "crd/cords.gameday.dev"]);
+        kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "crd/gamedays.gameday.dev",
+            "crd/gamedayruns.gameday.dev",
+            "crd/cords.gameday.dev",
+        ]);
     });
 }
 

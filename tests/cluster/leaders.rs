@@ -22,7 +22,9 @@ fn a_leader_stopped_for_thirty_seconds_and_continued_makes_no_second_victim_set(
         let one = lab.operator("one");
         let two = lab.operator("two");
         let client = lab.client.clone();
-        let leader = eventually("somebody leads", PATIENCE, async || holder(&client).await.filter(|name| name == "one" || name == "two")).await;
+        let leader =
+            eventually("somebody leads", PATIENCE, async || holder(&client).await.filter(|name| name == "one" || name == "two"))
+                .await;
         let (leader, other) = if leader == "one" { (one, two) } else { (two, one) };
 
         lab.apply(&LOSE_A_POD.replace("ADDRESS", &address).replace("baseline: 2s", "baseline: 4s")).await;

@@ -52,11 +52,13 @@ fn a_game_day_kills_exactly_the_chosen_pod_and_passes_with_evidence() {
         for words in ["Finished", "Passed", "1/1 hit", "the experiment passed"] {
             assert!(line.contains(words), "{words} is not in: {line}");
         }
-        let events = kubectl(&["-n", &lab.namespace, "get", "events", "-o", "custom-columns=KIND:.involvedObject.kind,REASON:.reason"]);
+        let events =
+            kubectl(&["-n", &lab.namespace, "get", "events", "-o", "custom-columns=KIND:.involvedObject.kind,REASON:.reason"]);
         assert!(events.lines().any(|line| line.starts_with("GameDay ")), "events on the game day:\n{events}");
 
         let report = gameday(&["-n", &lab.namespace, "report", &name, "-o", "json"]);
-        let json: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&report)));
+        let json: serde_json::Value =
+            serde_json::from_slice(&report.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&report)));
         assert!(json.to_string().contains(&target.uid));
     });
 }

@@ -1,0 +1,34 @@
+use clap::Args;
+
+use super::source::{self, Contents};
+use super::{Exit, Failure, Output};
+
+/// Say everything that is wrong with game days in files, without a cluster
+#[derive(Debug, Args)]
+pub struct Check {
+    /// YAML files, one or more documents each; - reads standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<String>,
+}
+
+impl Check {
+    pub fn run(self, output: &mut Output) -> Result<Exit, Failure> {
+        let mut exit = Exit::Passed;
+        for file in &self.files {
+            match source::read(file) {
+                Ok(contents) => tell(file, &contents, output)?,
+                Err(complaints) => exit = Failure::from(complaints).tell(),
+            }
+        }
+        Ok(exit)
+    }
+}
+
+fn tell(file: &str, contents: &Contents, output: &mut Output) -> Result<(), Failure> {
+    for (game_day, plan) in &contents.game_days {
+        let name = game_day.metadata.name.as_deref().unwrap_or_default();
+        let experiments: Vec<&str> = plan.experiments.iter().map(|experiment| experiment.name.as_str()).collect();
+        output.line(format!("{file}: {name} is sound: {}", experiments.join(", ")))?;
+    }
+    Ok(())
+}

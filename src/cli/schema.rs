@@ -1,0 +1,220 @@
+//! What the API server would find wrong with the shape of an object, found without one: the object is walked
+//! beside the CRD's own schema. Unknown fields, missing ones, wrong types, wrong words, wrong sizes, in the API
+//! server's own words.
+
+use serde_json::Value as Schema;
+
+use crate::api::{Duration, Percent, says};
+
+use super::span::{Node, Place, Value};
+
+/// One thing that does not fit the schema.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Misfit {
+    pub kind: MisfitKind,
+    pub path: String,
+    pub message: String,
+    pub help: Option<String>,
+    pub place: Option<Place>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MisfitKind {
+    /// The field does not exist. What is left can still be read.
+    Unknown,
+    /// The value has another shape: the object cannot be read.
+    Shape,
+    /// A size out of bounds. Admission may say the same, better.
+    Bounds,
+}
+
+/// Everything about `node` that does not fit, in the order of the file. `place` is where to point for what is not
+/// there at all.
+pub fn misfits(node: &Node, schema: &Schema, path: &str, place: Option<Place>) -> Vec<Misfit> {
+    let mut walk = Walk { found: Vec::new() };
+    walk.visit(node, schema, path, place);
+    walk.found
+}
+
+struct Walk {
+    found: Vec<Misfit>,
+}
+
+impl Walk {
+    fn add(&mut self, kind: MisfitKind, path: &str, place: &Option<Place>, message: String) {
+        self.found.push(Misfit { kind, path: path.to_owned(), message, help: None, place: place.clone() });
+    }
+
+    /// `around` is where to point when the value itself is a map or list: its key.
+    fn visit(&mut self, node: &Node, schema: &Schema, path: &str, around: Option<Place>) {
+        let wanted = schema["type"].as_str().unwrap_or_default();
+        let own = node.place().or_else(|| around.clone());
+        match (node.value(), wanted) {
+            (Value::Null, _) if schema["nullable"] == true => {}
+            (Value::Map(entries), "object") => {
+                for required in schema["required"].as_array().into_iter().flatten().filter_map(Schema::as_str) {
+                    if node.get(required).is_none() {
+                        self.add(MisfitKind::Shape, &join(path, required), &around, "Required value".to_owned());
+                    }
+                }
+                for (name, value) in entries {
+                    let key = &name.value;
+                    let place = Place::of(name.referenced).or_else(|| around.clone());
+                    let inner = &schema["properties"][key.as_str()];
+                    if !inner.is_null() {
+                        self.visit(value, inner, &join(path, key), place);
+                    } else if schema["additionalProperties"].is_object() {
+                        self.visit(value, &schema["additionalProperties"], &join(path, key), place);
+                    } else {
+                        self.unknown(schema, path, key, place);
+                    }
+                }
+                self.size(entries.len(), schema, ["minProperties", "maxProperties"], "entries", path, &around);
+            }
+            (Value::List(items), "array") => {
+                self.size(items.len(), schema, ["minItems", "maxItems"], "items", path, &around);
+                for (index, item) in items.iter().enumerate() {
+                    self.visit(item, &schema["items"], &format!("{path}[{index}]"), item.place());
+                }
+            }
+            (Value::Text(text), "string") => self.text(text, schema, path, &own),
+            (Value::Number(number), "integer" | "number") if wanted == "number" || !number.is_f64() => {
+                self.number(number, schema, path, &own);
+            }
+            (Value::Bool(_), "boolean") => {}
+            (value, _) => {
+                let place = if matches!(value, Value::Map(_) | Value::List(_) | Value::Null) { around } else { own };
+                let message = match (rule(schema), value) {
+                    (Some(says::DURATION), Value::Number(number)) => format!("{}, not {number}", says::DURATION),
+                    (Some(says::PERCENT), Value::Text(text)) => format!("{}, not {text:?}", says::PERCENT),
+                    (Some(_) | None, _) => format!("must be of type {wanted}, not {}", name_of(value)),
+                };
+                self.add(MisfitKind::Shape, path, &place, message);
+            }
+        }
+    }
+
+    fn unknown(&mut self, schema: &Schema, path: &str, key: &str, place: Option<Place>) {
+        let known: Vec<&str> = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let help = match nearest(key, &known) {
+            Some(near) => Some(format!("did you mean {near:?}?")),
+            None if known.is_empty() => Some("it has no fields".to_owned()),
+            None => Some(format!("its fields are {}", known.join(", "))),
+        };
+        let full = join(path, key);
+        let message = format!("unknown field {full:?}");
+        self.found.push(Misfit { kind: MisfitKind::Unknown, path: full, message, help, place });
+    }
+
+    fn text(&mut self, text: &str, schema: &Schema, path: &str, place: &Option<Place>) {
+        if let Some(words) = schema["enum"].as_array() {
+            if !words.iter().any(|word| word == text) {
+                let words: Vec<String> = words.iter().map(Schema::to_string).collect();
+                let message = format!("Unsupported value: {text:?}: supported values: {}", words.join(", "));
+                self.add(MisfitKind::Shape, path, place, message);
+            }
+            return;
+        }
+        let refusal = match rule(schema) {
+            Some(says::DURATION) => text.parse::<Duration>().err().map(|error| error.to_string()),
+            Some(_) | None => None,
+        };
+        match refusal {
+            Some(message) => self.add(MisfitKind::Shape, path, place, message),
+            None => self.size(text.chars().count(), schema, ["minLength", "maxLength"], "characters", path, place),
+        }
+    }
+
+    fn number(&mut self, number: &serde_json::Number, schema: &Schema, path: &str, place: &Option<Place>) {
+        if rule(schema) == Some(says::PERCENT) {
+            if number.as_i64().is_none_or(|value| Percent::new(value).is_err()) {
+                self.add(MisfitKind::Shape, path, place, format!("{}, not {number}", says::PERCENT));
+            }
+            return;
+        }
+        let fits = match schema["format"].as_str() {
+            Some("int32") => number.as_i64().is_some_and(|value| i32::try_from(value).is_ok()),
+            Some(_) | None => number.as_i64().is_some() || schema["type"] == "number",
+        };
+        if !fits {
+            self.add(MisfitKind::Shape, path, place, format!("{number} is too large or too small"));
+            return;
+        }
+        let value = number.as_f64().unwrap_or_default();
+        if let Some(minimum) = schema["minimum"].as_f64().filter(|minimum| value < *minimum) {
+            self.add(MisfitKind::Bounds, path, place, format!("should be greater than or equal to {minimum}"));
+        }
+        if let Some(maximum) = schema["maximum"].as_f64().filter(|maximum| value > *maximum) {
+            self.add(MisfitKind::Bounds, path, place, format!("should be less than or equal to {maximum}"));
+        }
+    }
+
+    fn size(&mut self, size: usize, schema: &Schema, bounds: [&str; 2], what: &str, path: &str, place: &Option<Place>) {
+        let bound = |name: &str| schema[name].as_u64().and_then(|bound| usize::try_from(bound).ok());
+        let [least, most] = bounds.map(bound);
+        if let Some(least) = least.filter(|least| size < *least) {
+            self.add(MisfitKind::Bounds, path, place, format!("should have at least {least} {what}"));
+        }
+        if let Some(most) = most.filter(|most| size > *most) {
+            self.add(MisfitKind::Bounds, path, place, format!("may not have more than {most} {what}"));
+        }
+    }
+}
+
+/// The sentence of the schema's first CEL rule: how our own small values are told from plain strings and numbers.
+fn rule(schema: &Schema) -> Option<&str> {
+    schema["x-kubernetes-validations"][0]["message"].as_str()
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn name_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::Text(_) => "string",
+        Value::List(_) => "array",
+        Value::Map(_) => "object",
+    }
+}
+
+/// The word that was probably meant: at most a third of its letters differ, whatever their case.
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let distance = |other: &str| edits(&word, &other.to_lowercase());
+    let near = known.iter().min_by_key(|other| distance(other))?;
+    (distance(near) <= (near.chars().count() / 3).max(1)).then_some(near)
+}
+
+/// Letters to insert, drop or change to turn one word into the other (Wagner and Fischer).
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, letter) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (index, other) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[index + 1];
+            row[index + 1] = changed.min(row[index] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_understood() {
+        let known = ["name", "targets", "fault", "hold", "after"];
+        assert_eq!(nearest("target", &known), Some("targets"));
+        assert_eq!(nearest("Hold", &known), Some("hold"));
+        assert_eq!(nearest("foo", &known), None);
+    }
+}

@@ -1,0 +1,288 @@
+//! The World on Kubernetes, for one run: what it sees, its record, and the hands that do what it decides.
+//!
+//! Decides nothing about a run. Every call to the API server has a limit in time, none is repeated in secret,
+//! and before each write and each act this process must lead.
+
+pub mod client;
+mod follow;
+pub mod hands;
+mod inventory;
+pub mod leader;
+pub mod objects;
+pub mod permission;
+pub mod record;
+pub mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
+use crate::engine::{Action, Observation, Outcome, Pulled, Run, RunId, Track};
+use crate::turn::{Loaded, RecordError, Trouble, World};
+
+pub use follow::{Change, follow};
+pub use inventory::Inventory;
+pub use leader::Leader;
+
+use permission::Permissions;
+
+/// Reads that confirm that a pod is gone, at once: 200 take a fraction of a second, and the API server's
+/// fairness does not queue us.
+const CONFIRMING: usize = 32;
+/// Before the next round of a repeated fault, permissions are asked for again this early.
+const ROUND_AHEAD: SignedDuration = SignedDuration::from_secs(1);
+/// A confirmation without an answer is asked for again after this long.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
+
+/// Time that never goes backwards, and starts with the wall clock: a clock that is set does not change how long
+/// a fault is held. In whole milliseconds: a record is read by people.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    wall: Timestamp,
+    start: Instant,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Clock { wall: Timestamp::now(), start: Instant::now() }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        let since = SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::MAX);
+        let now = self.wall.checked_add(since).unwrap_or(Timestamp::MAX);
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+    }
+}
+
+/// What the operator knows of a run by its own watches and probes. Answers at once.
+pub trait Surroundings: Send + Sync {
+    /// The run is being deleted, or gone, or another has its name.
+    fn is_deleted(&self) -> bool;
+    fn stop(&self) -> Option<Stop>;
+    fn cord(&self) -> Option<Pulled>;
+    /// In the order of the spec.
+    fn probes(&self) -> Vec<Track>;
+    /// Told of entries once they are recorded.
+    fn tell(&self, run: &Run, entries: &[Entry]);
+}
+
+/// The World of one run.
+pub struct ClusterWorld<S> {
+    id: RunId,
+    client: Client,
+    leader: Leader,
+    clock: Clock,
+    /// Absent for a run that cannot be run: there is nothing to see for it.
+    sight: Option<Sight>,
+    surroundings: S,
+}
+
+struct Sight {
+    inventory: Arc<Inventory>,
+    permissions: Permissions,
+    gone: Gone,
+}
+
+impl<S: Surroundings> ClusterWorld<S> {
+    /// Starts to look at what the run needs. `changed` is notified when something has changed.
+    pub fn start(
+        client: &Client,
+        leader: &Leader,
+        clock: Clock,
+        run: &Run,
+        inventory: Option<Arc<Inventory>>,
+        surroundings: S,
+        changed: &Arc<Notify>,
+    ) -> Self {
+        let sight = run.plan.as_ref().ok().zip(inventory).map(|(plan, inventory)| {
+            let permissions = Permissions::new(client, &run.id.namespace, &plan.service_account, changed);
+            permissions.ask(plan.permissions());
+            let gone = Gone::new(client, &run.id, changed);
+            Sight { inventory, permissions, gone }
+        });
+        ClusterWorld { id: run.id.clone(), client: client.clone(), leader: leader.clone(), clock, sight, surroundings }
+    }
+
+    /// Whether everything that a first decision needs has been seen.
+    pub fn is_ready(&self, run: &Run) -> bool {
+        let Some(sight) = &self.sight else { return true };
+        let wanted = run.plan.as_ref().map(|plan| plan.permissions().len()).unwrap_or_default();
+        sight.inventory.is_synced() && sight.permissions.answers().len() >= wanted
+    }
+
+    pub fn surroundings(&self) -> &S {
+        &self.surroundings
+    }
+
+    /// Asks for permissions that the next turn may need. Also between turns: a turn that has just come to need
+    /// them would otherwise wait until its next.
+    pub fn ask_ahead(&self, run: &Run) {
+        if let (Some(sight), Ok(plan)) = (&self.sight, &run.plan)
+            && needs_permission(run, self.clock.now())
+        {
+            sight.permissions.ask(plan.permissions());
+        }
+    }
+
+    fn lead(&self) -> Result<(), Trouble> {
+        if self.leader.is_valid() { Ok(()) } else { Err(Trouble::NotLeading) }
+    }
+}
+
+impl<S: Surroundings> World for ClusterWorld<S> {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn load(&self) -> Result<Option<Loaded>, Trouble> {
+        record::load(&self.client, &self.id).await
+    }
+
+    async fn observe(&self, run: &Run) -> Result<Observation, Trouble> {
+        self.lead()?;
+        let mut seen = Observation {
+            deleted: self.surroundings.is_deleted(),
+            stop: self.surroundings.stop(),
+            cord: self.surroundings.cord(),
+            probes: self.surroundings.probes(),
+            ..Observation::default()
+        };
+        let Some(sight) = &self.sight else {
+            seen.synced = true;
+            return Ok(seen);
+        };
+        let stock = sight.inventory.stock();
+        if stock.synced {
+            let there: BTreeSet<&str> = stock.pods.iter().map(|pod| pod.uid.as_str()).collect();
+            seen.gone = sight.gone.of(&run.status, &there);
+        }
+        self.ask_ahead(run);
+        seen.permissions = sight.permissions.answers();
+        seen.deleted |= stock.namespace_ends;
+        seen.synced = stock.synced;
+        seen.pods = stock.pods;
+        seen.nodes = stock.nodes;
+        seen.workloads = stock.workloads;
+        Ok(seen)
+    }
+
+    async fn record(&self, run: &Run, version: &str, status: &GameDayRunStatus) -> Result<String, RecordError> {
+        self.lead()?;
+        record::record(&self.client, &run.id, version, status).await
+    }
+
+    async fn perform(&self, run: &Run, action: &Action) -> Outcome {
+        if self.lead().is_err() {
+            return Outcome::Failed(Trouble::NotLeading.to_string());
+        }
+        hands::perform(&self.client, &run.id, action).await
+    }
+
+    fn tell(&self, run: &Run, entries: &[Entry]) {
+        self.surroundings.tell(run, entries);
+    }
+}
+
+/// A workload's replicas, asked for and ready, by a read of its own. `None`: it does not exist.
+///
+/// # Errors
+/// The API server did not answer.
+pub async fn read_replicas(
+    client: &Client,
+    namespace: &str,
+    workload: &WorkloadRef,
+) -> Result<Option<(i32, i32)>, client::Error> {
+    let found = client::ask(objects::workloads(client, namespace, workload.kind).get_opt(&workload.name)).await?;
+    Ok(found.map(|found| objects::workload_seen(&found)).map(|seen| (seen.replicas, seen.ready)))
+}
+
+/// Whether an injection may be near. At other times nobody is asked: a question every other second for as long
+/// as a fault is held would be noise in the cluster's audit log.
+fn needs_permission(run: &Run, now: Timestamp) -> bool {
+    let Ok(plan) = &run.plan else { return false };
+    run.status.experiments.iter().zip(&plan.experiments).any(|(status, planned)| match status.phase {
+        ExperimentPhase::Arming => true,
+        ExperimentPhase::Holding => match (planned.kind.every(), status.last_round) {
+            (Some(every), Some(last)) => now + ROUND_AHEAD >= last + every.as_signed(),
+            (Some(_), None) | (None, _) => false,
+        },
+        ExperimentPhase::Pending
+        | ExperimentPhase::Baseline
+        | ExperimentPhase::Injecting
+        | ExperimentPhase::Reverting
+        | ExperimentPhase::Recovering
+        | ExperimentPhase::Judged => false,
+    })
+}
+
+/// Recorded pods that are not in the inventory any more. A label that was changed takes a pod out of a watch
+/// too, so each is asked for by name before it counts as gone.
+struct Gone {
+    client: Client,
+    namespace: String,
+    asked: Arc<Mutex<HashMap<String, bool>>>,
+    at_once: Arc<Semaphore>,
+    changed: Arc<Notify>,
+}
+
+impl Gone {
+    fn new(client: &Client, run: &RunId, changed: &Arc<Notify>) -> Self {
+        Gone {
+            client: client.clone(),
+            namespace: run.namespace.clone(),
+            asked: Arc::default(),
+            at_once: Arc::new(Semaphore::new(CONFIRMING)),
+            changed: Arc::clone(changed),
+        }
+    }
+
+    /// Those confirmed so far, without waiting; the others are asked for, and notify.
+    fn of(&self, status: &GameDayRunStatus, there: &BTreeSet<&str>) -> BTreeSet<String> {
+        let targets = status.experiments.iter().flat_map(|experiment| &experiment.targets);
+        let missing: BTreeMap<&str, &str> = targets
+            .filter(|target| target.kind == TargetKind::Pod && (target.bite.is_none() || target.clean.is_none()))
+            .map(|target| (target.uid.as_str(), target.name.as_str()))
+            .filter(|(uid, _)| !there.contains(uid))
+            .collect();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for (uid, name) in missing {
+            if !asked.contains_key(uid) {
+                asked.insert(uid.to_owned(), false);
+                self.confirm(uid.to_owned(), name.to_owned());
+            }
+        }
+        asked.iter().filter(|(_, gone)| **gone).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    fn confirm(&self, uid: String, name: String) {
+        let (client, namespace) = (self.client.clone(), self.namespace.clone());
+        let (asked, at_once, changed) = (Arc::clone(&self.asked), Arc::clone(&self.at_once), Arc::clone(&self.changed));
+        tokio::spawn(async move {
+            let gone = {
+                let _place = at_once.acquire().await;
+                hands::is_gone(&client, &namespace, &name, &uid).await
+            };
+            let confirmed = matches!(gone, Ok(true));
+            if !confirmed {
+                if let Err(error) = gone {
+                    tracing::warn!(pod = name, %error, "whether the pod is gone was not answered");
+                }
+                // It is asked again by the next observation.
+                tokio::time::sleep(CONFIRM_AGAIN).await;
+            }
+            let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if confirmed {
+                asked.insert(uid, true);
+            } else {
+                asked.remove(&uid);
+            }
+            drop(asked);
+            changed.notify_one();
+        });
+    }
+}

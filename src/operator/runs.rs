@@ -1,0 +1,289 @@
+//! One task for each unfinished run: turn after turn, until it is over.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use crate::api::{Entry, GameDayRun, GameDayRunStatus, RunPhase, Stop};
+use crate::cluster::{ClusterWorld, Inventory, Surroundings, read_replicas, record};
+use crate::engine::{Pulled, Run, Track};
+use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
+use crate::turn::{Loaded, Next, Trouble, Turn, World};
+
+use super::desk::{Desk, SeenRun, lock};
+use super::events::Told;
+
+/// The pauses after a turn without an answer: soon at first, because something may have to be reverted, and
+/// never longer than an abort may take.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_LONGEST: Duration = Duration::from_secs(2);
+/// Turns one after the other without a pause: more means that its writes fail again and again.
+const AT_ONCE_MAX: u32 = 8;
+/// A run that has not touched anything waits so long for its first lists, answers and samples, so that its first
+/// turn can decide. Without them it starts all the same, and says what it waits for.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+
+/// Starts the task of a run that has none.
+pub fn begin(desk: &Arc<Desk>, seen: &Arc<SeenRun>, object: GameDayRun) {
+    let Some(busy) = lock(&desk.busy).clone() else { return };
+    let (desk, seen) = (Arc::clone(desk), Arc::clone(seen));
+    tokio::spawn(async move {
+        let mut loaded = Some(record::loaded(object));
+        while let Some(at_hand) = loaded.take() {
+            let going = {
+                let (desk, seen) = (Arc::clone(&desk), Arc::clone(&seen));
+                tokio::spawn(async move { go(&desk, &seen, at_hand).await })
+            };
+            let Err(error) = going.await else { break };
+            // A bug of ours must not leave a fault in force: the run is taken up from its record.
+            tracing::error!(run = seen.id.name, namespace = seen.id.namespace, %error, "a run's task broke; it is taken up again");
+            loaded = load_again(&desk, &seen).await;
+        }
+        desk.left(&seen);
+        drop(busy);
+    });
+}
+
+/// The run as it is recorded, soon. `None`: it is gone, or not this process's any more.
+async fn load_again(desk: &Desk, seen: &SeenRun) -> Option<Loaded> {
+    while desk.leader.is_valid() && !*desk.stopping.borrow() {
+        tokio::time::sleep(AGAIN_LONGEST).await;
+        match record::load(&desk.client, &seen.id).await {
+            Ok(loaded) => return loaded,
+            Err(error) => {
+                tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, %error, "no answer; asked again soon")
+            }
+        }
+    }
+    None
+}
+
+async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
+    let mut stopping = desk.stopping.clone();
+    let stop = async move {
+        // An error means that the operator itself is gone.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let mut stop = std::pin::pin!(stop);
+    let _place = tokio::select! {
+        place = place(desk, seen, &loaded.run.status) => match place {
+            Some(place) => place,
+            None => return,
+        },
+        () = &mut stop => return,
+    };
+    let mut counted = Counted::new(desk, &loaded.run.status);
+    let run = &loaded.run;
+    let plan = run.plan.as_ref().ok();
+    let inventory = plan.map(|plan| Arc::new(Inventory::start(&desk.client, &run.id.namespace, plan, &seen.changed)));
+    let around =
+        Around { desk: Arc::clone(desk), seen: Arc::clone(seen), told: Mutex::default(), samplers: samplers(desk, seen, run) };
+    let world = ClusterWorld::start(&desk.client, &desk.leader, desk.clock, run, inventory, around, &seen.changed);
+    if run.status.phase == RunPhase::Waiting {
+        first_look(&world, run, &seen.changed).await;
+    }
+    let mut turn = Turn::new(loaded);
+    let mut again = AGAIN;
+    let mut at_once = 0;
+    loop {
+        let began = Instant::now();
+        let taken = turn.take(&world).await;
+        desk.metrics.turn.observe(began.elapsed().as_secs_f64());
+        counted.look(&turn.run().status);
+        world.ask_ahead(turn.run());
+        let (pause, may_wake) = match taken {
+            Ok(Next::Over) => return,
+            Ok(Next::At(at)) => {
+                let pause = Duration::try_from(at.duration_since(world.now())).unwrap_or(Duration::ZERO);
+                at_once = if pause == Duration::ZERO { at_once + 1 } else { 0 };
+                if at_once > AT_ONCE_MAX {
+                    tracing::warn!(
+                        run = seen.id.name,
+                        namespace = seen.id.namespace,
+                        "its record is not written again and again; slower now"
+                    );
+                    let pause = again;
+                    again = (again * 2).min(AGAIN_LONGEST);
+                    (pause, false)
+                } else {
+                    again = AGAIN;
+                    (pause, true)
+                }
+            }
+            Err(Trouble::NotLeading) => return,
+            Err(Trouble::NoAnswer(error)) => {
+                tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, error, "no answer; another turn soon");
+                let pause = again;
+                again = (again * 2).min(AGAIN_LONGEST);
+                (pause, false)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = seen.changed.notified(), if may_wake => {}
+            () = &mut stop => {
+                if let Err(error) = turn.flush(&world).await {
+                    tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, %error, "the last of the record was not written");
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for a place among the runs under way. `None`: it was deleted meanwhile. What is in force never waits.
+async fn place(desk: &Desk, seen: &SeenRun, status: &GameDayRunStatus) -> Option<Option<OwnedSemaphorePermit>> {
+    if status.phase == RunPhase::Running {
+        return Some(None);
+    }
+    let place = Arc::clone(&desk.places).acquire_owned().await;
+    (!seen.is_deleted()).then(|| place.ok())
+}
+
+/// Begins to watch the steady state. Fewer than there are probes, where one cannot be: then the run is blind,
+/// and says so.
+fn samplers(desk: &Desk, seen: &SeenRun, run: &Run) -> Vec<Sampler> {
+    let Ok(plan) = &run.plan else { return Vec::new() };
+    let clock = desk.clock;
+    let clock: Clock = Arc::new(move || clock.now());
+    let (client, namespace) = (desk.client.clone(), run.id.namespace.clone());
+    // Read anew each time: a watch that is broken would go on showing what it saw last.
+    let read: ReadWorkload = Arc::new(move |workload| {
+        let (client, namespace) = (client.clone(), namespace.clone());
+        async move {
+            let found = read_replicas(&client, &namespace, &workload).await.map_err(|error| error.to_string())?;
+            Ok(found.map(|(asked_for, ready)| Replicas { asked_for, ready }))
+        }
+        .boxed()
+    });
+    let mut samplers = Vec::new();
+    for probe in &plan.steady_state {
+        let recorded = run.status.probes.iter().find(|recorded| recorded.name == probe.name);
+        match Prober::new(probe, &read) {
+            Ok(prober) => samplers.push(Sampler::start(prober, recorded, Arc::clone(&clock), Arc::clone(&seen.changed))),
+            Err(error) => {
+                tracing::error!(
+                    run = run.id.name,
+                    namespace = run.id.namespace,
+                    probe = probe.name,
+                    error,
+                    "this cannot be probed"
+                );
+            }
+        }
+    }
+    samplers
+}
+
+async fn first_look(world: &ClusterWorld<Around>, run: &Run, changed: &Notify) {
+    let looking = async {
+        while !(world.is_ready(run) && world.surroundings().have_all_seen()) {
+            changed.notified().await;
+        }
+    };
+    // Without all answers the run begins all the same.
+    let _ = tokio::time::timeout(FIRST_LOOK, looking).await;
+}
+
+/// What is around a run.
+struct Around {
+    desk: Arc<Desk>,
+    seen: Arc<SeenRun>,
+    told: Mutex<Told>,
+    /// In the order of the spec.
+    samplers: Vec<Sampler>,
+}
+
+impl Around {
+    /// Whether each probe has seen something.
+    fn have_all_seen(&self) -> bool {
+        self.samplers.iter().all(|sampler| sampler.track().last_seen().is_some())
+    }
+}
+
+impl Surroundings for Around {
+    fn is_deleted(&self) -> bool {
+        self.seen.is_deleted()
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        self.seen.now().stop
+    }
+
+    fn cord(&self) -> Option<Pulled> {
+        self.desk.cord(&self.seen.id.namespace)
+    }
+
+    fn probes(&self) -> Vec<Track> {
+        self.samplers.iter().map(Sampler::track).collect()
+    }
+
+    fn tell(&self, run: &Run, entries: &[Entry]) {
+        let regarding = self.seen.owner.as_ref().unwrap_or(&self.seen.itself);
+        let mut told = lock(&self.told);
+        for entry in entries {
+            tracing::info!(
+                run = run.id.name,
+                namespace = run.id.namespace,
+                experiment = entry.experiment,
+                target = entry.target,
+                kind = ?entry.kind,
+                "{}",
+                entry.text
+            );
+            self.desk.events.tell(entry, run.status.verdict, regarding, &self.seen.itself, &mut told);
+        }
+    }
+}
+
+/// A run's part of the metrics, taken out again when its task ends.
+struct Counted {
+    desk: Arc<Desk>,
+    in_force: i64,
+    samples: [i64; 3],
+    finished: bool,
+}
+
+impl Counted {
+    fn new(desk: &Arc<Desk>, status: &GameDayRunStatus) -> Self {
+        desk.metrics.runs_active.inc();
+        let finished = status.phase == RunPhase::Finished;
+        Counted { desk: Arc::clone(desk), in_force: 0, samples: sample_counts(status), finished }
+    }
+
+    fn look(&mut self, status: &GameDayRunStatus) {
+        let metrics = &self.desk.metrics;
+        let targets = status.experiments.iter().flat_map(|experiment| &experiment.targets);
+        let in_force = i64::try_from(targets.filter(|target| target.clean.is_none()).count()).unwrap_or(i64::MAX);
+        metrics.faults_in_force.inc_by(in_force - self.in_force);
+        self.in_force = in_force;
+        let now = sample_counts(status);
+        for (result, (now, before)) in ["good", "bad", "blind"].into_iter().zip(now.into_iter().zip(self.samples)) {
+            metrics.samples(result, u64::try_from(now - before).unwrap_or(0));
+        }
+        self.samples = now;
+        if status.phase == RunPhase::Finished && !self.finished {
+            self.finished = true;
+            metrics.run_finished(&status.verdict.map_or("None".to_owned(), |verdict| verdict.to_string()));
+            for abort in status.experiments.iter().filter_map(|experiment| experiment.time_to_abort) {
+                metrics.abort.observe(abort.as_std().as_secs_f64());
+            }
+        }
+    }
+}
+
+/// Good, bad and blind samples of all probes.
+fn sample_counts(status: &GameDayRunStatus) -> [i64; 3] {
+    status.probes.iter().fold([0; 3], |[good, bad, blind], probe| {
+        [good + probe.samples - probe.bad - probe.blind, bad + probe.bad, blind + probe.blind]
+    })
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.desk.metrics.runs_active.dec();
+        self.desk.metrics.faults_in_force.dec_by(self.in_force);
+    }
+}

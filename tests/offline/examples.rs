@@ -1,0 +1,56 @@
+//! Every file under `examples/` works as it is shown.
+
+use super::cli::gameday;
+
+const GAME_DAYS: [&str; 5] = ["checkout", "node-drain", "payments-down", "rolling-kill", "weekly"];
+
+#[test]
+fn each_example_is_sound() {
+    let mut found: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples"))
+        .expect("examples exist")
+        .filter_map(|entry| entry.expect("it can be read").file_name().into_string().ok())
+        .filter_map(|name| name.strip_suffix(".yaml").map(str::to_owned))
+        .filter(|name| name != "shop")
+        .collect();
+    found.sort();
+    assert_eq!(found, GAME_DAYS);
+    for name in GAME_DAYS {
+        let output = gameday(&["check", &format!("examples/{name}.yaml")]);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Alone, as in the README, with a made-up application; and with the application that they are written for.
+#[test]
+fn each_example_passes_its_rehearsal() {
+    for name in GAME_DAYS {
+        let file = format!("examples/{name}.yaml");
+        for files in [&[file.as_str()][..], &[file.as_str(), "examples/shop.yaml"]] {
+            let output = gameday(&[&["rehearse"], files].concat());
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(0), "{files:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+            assert!(said.contains("verdict     Passed") && !said.contains("BROKEN"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn without_a_file_the_example_is_rehearsed_and_always_the_same() {
+    let (bare, named) = (gameday(&["rehearse"]), gameday(&["rehearse", "examples/checkout.yaml"]));
+    assert_eq!(bare.status.code(), Some(0));
+    assert_eq!(bare.stdout, named.stdout);
+    assert_ne!(bare.stdout, gameday(&["rehearse", "--seed", "2"]).stdout);
+}
+
+/// An operator that is killed changes who acts, not what is done.
+#[test]
+fn a_crash_can_be_rehearsed() {
+    let calm = gameday(&["rehearse", "-o", "json"]);
+    let calm: serde_json::Value = serde_json::from_slice(&calm.stdout).expect("JSON");
+    let output = gameday(&["rehearse", "--crash-at", "5"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("Misfortune"), "{said}");
+    let victim = calm["status"]["experiments"][0]["targets"][0]["uid"].as_str().expect("a victim");
+    assert!(said.contains(victim), "{victim} is not in:\n{said}");
+}

@@ -1,0 +1,9 @@
+//! Everything that needs no cluster: one crate, because each costs a link.
+
+mod chance;
+mod cli;
+mod examples;
+mod generated;
+mod house;
+mod rehearsal;
+mod server;
