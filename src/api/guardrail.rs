@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::gameday::Moment;
+use super::people::verb_default;
 use super::{Condition, Duration, Percent, ReadyAtLeast, Selector, Window, limits, says};
 
 /// What the platform team allows anyone: how many runs, how far, when, with what, and who must say yes.
@@ -363,36 +364,12 @@ pub struct ApprovalRule {
     pub longest: Duration,
 }
 
-fn verb_default() -> String {
-    "approve".to_owned()
-}
-
 fn people_default() -> i32 {
     1
 }
 
 fn approval_default() -> Duration {
     Duration::from_secs(24 * 3_600)
-}
-
-/// Somebody's yes to one run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Approval {
-    /// Who; the admission policy lets nobody write another's name.
-    #[schemars(length(min = 1, max = 253))]
-    pub by: String,
-    /// In which right.
-    #[serde(default = "verb_default")]
-    #[schemars(length(min = 1, max = 63))]
-    pub verb: String,
-    #[schemars(with = "Moment")]
-    pub at: Timestamp,
-    #[schemars(with = "Moment")]
-    pub until: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
-    pub note: Option<String>,
 }
 
 /// From narrow to wide: an experiment wider than a stage needs a pass of the same experiment of the same game

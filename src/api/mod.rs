@@ -9,6 +9,7 @@ mod duration;
 mod fault;
 mod gameday;
 mod guardrail;
+mod people;
 mod percent;
 mod probe;
 mod run;
@@ -24,10 +25,11 @@ pub use gameday::{
     Schedule,
 };
 pub use guardrail::{
-    AlertQuery, AlertRule, Approval, ApprovalRule, BudgetRule, Cap, FaultKind, FaultRule, Freeze, Guardrail, GuardrailSpec,
+    AlertQuery, AlertRule, ApprovalRule, BudgetRule, Cap, FaultKind, FaultRule, Freeze, Guardrail, GuardrailSpec,
     GuardrailStatus, MomentRule, NamedWorkload, PromotionRule, ProtectRule, Queued, ReachRule, SingleReplica, Slot, Value,
     ValueRule, Whose,
 };
+pub use people::{Approval, Gate, GateAnswer, Note, People};
 pub use percent::Percent;
 pub use probe::{Expect, HttpProbe, Probe, ReadyAtLeast, TcpProbe, WorkloadProbe};
 pub use run::{

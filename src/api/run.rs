@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gameday::Moment;
-use super::{Condition, Duration, GameDaySpec, limits, says};
+use super::{Condition, Duration, GameDaySpec, People, limits, says};
 
 /// One execution of a game day. One object holds the whole truth of a run.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -39,6 +39,9 @@ pub struct GameDayRunSpec {
     /// Set to end the run: everything in force is reverted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
+    /// Approvals, answers to gates, and notes.
+    #[serde(default, skip_serializing_if = "People::is_empty")]
+    pub people: People,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -347,6 +350,8 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum EntryKind {
     Waiting,
+    /// What somebody said: an approval, an answer, a note.
+    Note,
     Started,
     Phase,
     Ordered,

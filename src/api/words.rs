@@ -29,6 +29,10 @@ pub mod limits {
     pub const RUNS: i32 = 100;
     /// Runs that one guardrail's status lists as waiting. Further ones wait without a place until there is one.
     pub const QUEUE: u32 = 200;
+    /// Approvals, answers or notes of one run: what people say in a morning.
+    pub const SAID: u32 = 64;
+    /// Longest wait for an answer to a gate, in milliseconds: a day.
+    pub const GATE_MS: u64 = 24 * 3_600_000;
     /// Opening hours or freezes of one guardrail: a freeze a week for a year, and a dozen more.
     pub const WINDOWS: u32 = 64;
     /// Alerts of one guardrail. Each is a query a second while a fault is held.
@@ -60,6 +64,8 @@ pub mod says {
     pub const AFTER_SELF: &str = "an experiment cannot come after itself";
     pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";
     pub const NODE_FAULT: &str = "cordon needs targets.nodes, and only cordon takes them";
+    pub const GATE: &str = "a gate waits for an answer at least 1s and at most 24h";
+    pub const SAID_STAYS: &str = "what somebody said stays said: add to the list";
     pub const GUARDRAIL_NAME: &str = "a guardrail's name has at most 63 characters: every refusal repeats it";
     pub const TIME_OF_DAY: &str = "a time of day is written like 09:30, from 00:00 to 24:00";
     pub const DATE: &str = "a date is written like 2026-12-24";

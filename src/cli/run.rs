@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Resource};
 
-use crate::api::{GameDay, GameDayRun, GameDayRunSpec, LABEL_GAMEDAY};
+use crate::api::{GameDay, GameDayRun, GameDayRunSpec, LABEL_GAMEDAY, People};
 
 use super::connect::{Connection, ask};
 use super::follow::{Interrupt, follow};
@@ -77,7 +77,13 @@ fn new_run(name: &str, game_day: &GameDay, known: Option<&GameDay>) -> GameDayRu
     spec.seed = spec.seed.or_else(|| i64::try_from(draw() % 1_000_000).ok());
     let mut run = GameDayRun::new(
         &format!("{name}-{}", suffix(draw())),
-        GameDayRunSpec { game_day_name: name.to_owned(), scheduled_for: None, game_day: spec, stop: None },
+        GameDayRunSpec {
+            game_day_name: name.to_owned(),
+            scheduled_for: None,
+            game_day: spec,
+            stop: None,
+            people: People::default(),
+        },
     );
     let owner = known.and_then(|known| {
         Some(OwnerReference {

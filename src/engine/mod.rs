@@ -7,6 +7,7 @@
 pub mod admit;
 mod experiment;
 mod fault;
+pub mod gate;
 pub mod guard;
 pub mod guardrail;
 pub mod permission;

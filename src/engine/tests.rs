@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::guard::{self, Chosen};
 use super::steady::Seen;
 use super::*;
-use crate::api::{ExperimentPhase, ExperimentStatus, GameDaySpec, RunPhase, Verdict, says};
+use crate::api::{ExperimentPhase, ExperimentStatus, GameDaySpec, People, RunPhase, Verdict, says};
 
 const CHECKOUT: &str = r#"
 hypothesis: Checkout answers while a pod dies.
@@ -46,7 +46,13 @@ fn pods(count: usize, not_ready: usize) -> Vec<PodSeen> {
 }
 
 fn run(yaml: &str) -> Run {
-    let spec = GameDayRunSpec { game_day_name: "checkout".to_owned(), scheduled_for: None, game_day: spec(yaml), stop: None };
+    let spec = GameDayRunSpec {
+        game_day_name: "checkout".to_owned(),
+        scheduled_for: None,
+        game_day: spec(yaml),
+        stop: None,
+        people: People::default(),
+    };
     let id = RunId { namespace: "shop".to_owned(), name: "checkout-1".to_owned(), uid: "run-uid".to_owned() };
     Run::new(id, 1, spec, GameDayRunStatus::default())
 }

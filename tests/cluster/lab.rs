@@ -347,6 +347,7 @@ pub async fn create_run(lab: &Lab, name: &str, game_day: &GameDay) -> String {
         scheduled_for: None,
         game_day: game_day.spec.clone(),
         stop: None,
+        people: gameday::api::People::default(),
     };
     lab.runs().create(&PostParams::default(), &GameDayRun::new(name, spec)).await.expect("the run is created");
     name.to_owned()

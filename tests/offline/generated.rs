@@ -40,11 +40,11 @@ fn the_manifests_are_those_that_install_writes() {
 fn the_crds_are_those_of_the_types() {
     let all = written(&["crds"]);
     let documents: Vec<&str> = all.split("---\n").skip(1).collect();
-    for (name, document) in ["gamedays", "gamedayruns", "cords"].into_iter().zip(&documents) {
+    for (name, document) in ["gamedays", "gamedayruns", "cords", "guardrails"].into_iter().zip(&documents) {
         assert!(document.contains(&format!("name: {name}.gameday.dev\n")), "{name} is in its place");
         same(&format!("crds/{name}.yaml"), document);
     }
-    assert_eq!(documents.len(), 3);
+    assert_eq!(documents.len(), 4);
 }
 
 #[test]
