@@ -112,13 +112,13 @@ async fn scale(client: &Client, run: &RunId, target: &TargetId, from: i32, to: i
     patch(&api, target, |workload| {
         let is = objects::replicas(workload);
         match holder(workload.labels(), run) {
-            Held::ByUs if label(workload, LABEL_SET_REPLICAS) == Some(to) => Decision::Done,
-            Held::ByUs => Decision::Refused(format!("another experiment of this run holds {target}")),
-            Held::ByAnother(other) => Decision::Refused(format!("{other} holds {target}")),
-            Held::ByNobody if is != from => {
+            Held::Us if label(workload, LABEL_SET_REPLICAS) == Some(to) => Decision::Done,
+            Held::Us => Decision::Refused(format!("another experiment of this run holds {target}")),
+            Held::Another(other) => Decision::Refused(format!("{other} holds {target}")),
+            Held::Nobody if is != from => {
                 Decision::Refused(format!("{target} has {is} replicas now, not {from} as when it was chosen"))
             }
-            Held::ByNobody => {
+            Held::Nobody => {
                 let mut labels = held_labels(run);
                 labels.insert(LABEL_UNDO_REPLICAS, json!(from.to_string()));
                 labels.insert(LABEL_SET_REPLICAS, json!(to.to_string()));
@@ -133,8 +133,8 @@ async fn scale(client: &Client, run: &RunId, target: &TargetId, from: i32, to: i
 async fn unscale(client: &Client, run: &RunId, target: &TargetId, set: i32, back: i32) -> Result<Outcome, Error> {
     let Some(api) = workloads(client, run, target) else { return Ok(not_a_workload(target)) };
     patch(&api, target, |workload| match holder(workload.labels(), run) {
-        Held::ByNobody | Held::ByAnother(_) => Decision::Done,
-        Held::ByUs => {
+        Held::Nobody | Held::Another(_) => Decision::Done,
+        Held::Us => {
             let mut labels = no_labels();
             labels.extend([(LABEL_UNDO_REPLICAS, Value::Null), (LABEL_SET_REPLICAS, Value::Null)]);
             // Replicas that somebody has changed since are theirs.
@@ -148,10 +148,10 @@ async fn unscale(client: &Client, run: &RunId, target: &TargetId, set: i32, back
 
 async fn cordon(client: &Client, run: &RunId, target: &TargetId) -> Result<Outcome, Error> {
     patch(&objects::nodes(client), target, |node: &Node| match holder(node.labels(), run) {
-        Held::ByUs => Decision::Done,
-        Held::ByAnother(other) => Decision::Refused(format!("{other} holds {target}")),
-        Held::ByNobody if node.spec.unschedulable => Decision::Refused(format!("somebody else has cordoned {target}")),
-        Held::ByNobody => Decision::Write { labels: held_labels(run), spec: json!({"unschedulable": true}) },
+        Held::Us => Decision::Done,
+        Held::Another(other) => Decision::Refused(format!("{other} holds {target}")),
+        Held::Nobody if node.spec.unschedulable => Decision::Refused(format!("somebody else has cordoned {target}")),
+        Held::Nobody => Decision::Write { labels: held_labels(run), spec: json!({"unschedulable": true}) },
     })
     .await
     .map(|outcome| outcome.unwrap_or_else(|| Outcome::Refused(format!("{target} is gone"))))
@@ -159,8 +159,8 @@ async fn cordon(client: &Client, run: &RunId, target: &TargetId) -> Result<Outco
 
 async fn uncordon(client: &Client, run: &RunId, target: &TargetId) -> Result<Outcome, Error> {
     patch(&objects::nodes(client), target, |node: &Node| match holder(node.labels(), run) {
-        Held::ByNobody | Held::ByAnother(_) => Decision::Done,
-        Held::ByUs => Decision::Write { labels: no_labels(), spec: json!({"unschedulable": null}) },
+        Held::Nobody | Held::Another(_) => Decision::Done,
+        Held::Us => Decision::Write { labels: no_labels(), spec: json!({"unschedulable": null}) },
     })
     .await
     .map(|outcome| outcome.unwrap_or(Outcome::Done))
@@ -220,18 +220,18 @@ fn not_a_workload(target: &TargetId) -> Outcome {
 
 /// Whose an object is, by its labels.
 enum Held {
-    ByNobody,
-    ByUs,
-    ByAnother(String),
+    Nobody,
+    Us,
+    Another(String),
 }
 
 fn holder(labels: &BTreeMap<String, String>, run: &RunId) -> Held {
     match labels.get(LABEL_HELD_BY) {
-        None => Held::ByNobody,
-        Some(uid) if *uid == run.uid => Held::ByUs,
+        None => Held::Nobody,
+        Some(uid) if *uid == run.uid => Held::Us,
         Some(uid) => {
             let named = |label| labels.get(label).map_or("?", String::as_str);
-            Held::ByAnother(format!("run {}/{} ({uid})", named(LABEL_HELD_FOR_NAMESPACE), named(LABEL_HELD_FOR_NAME)))
+            Held::Another(format!("run {}/{} ({uid})", named(LABEL_HELD_FOR_NAMESPACE), named(LABEL_HELD_FOR_NAME)))
         }
     }
 }

@@ -13,6 +13,9 @@ pub mod permission;
 pub mod record;
 pub mod sweep;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
