@@ -25,6 +25,7 @@ fn within_default() -> Duration {
 /// What people said to a run. Lists that only grow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("(!has(oldSelf.approvals) || has(self.approvals)) && (!has(oldSelf.answers) || has(self.answers)) && (!has(oldSelf.notes) || has(self.notes))", says::SAID_STAYS))]
 pub struct People {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::SAID))]

@@ -26,6 +26,7 @@ use super::{Condition, Duration, GameDaySpec, People, limits, says};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("self.gameDay == oldSelf.gameDay && self.gameDayName == oldSelf.gameDayName", says::FROZEN))]
 #[x_kube(validation = ("!has(oldSelf.stop) || has(self.stop)", says::STOP_STAYS))]
+#[x_kube(validation = ("!has(oldSelf.people) || has(self.people)", says::SAID_STAYS))]
 pub struct GameDayRunSpec {
     /// The game day that this is a run of.
     #[schemars(length(min = 1, max = 50))]

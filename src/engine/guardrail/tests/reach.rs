@@ -493,7 +493,7 @@ fn never_above(reach: &ReachRule, picture: &Picture, hit: &[Hit]) -> Result<(), 
     let down = picture
         .nodes
         .iter()
-        .filter(|node| !hit.iter().any(|hit| hit.target.uid == node.uid) && !(node.ready && node.schedulable));
+        .filter(|node| hit.iter().all(|hit| hit.target.uid != node.uid) && (!node.ready || !node.schedulable));
     if let Some(cap) = &reach.nodes
         && hits > 0
     {
