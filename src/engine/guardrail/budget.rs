@@ -78,7 +78,7 @@ fn ask(guardrail: &Named, budget: &BudgetShown, scene: &Scene) -> Option<Answer>
         let most = budget.expected.saturating_sub(desired);
         let way_out = match most {
             0 => "it allows no disruption at all: change the budget, or hit others".to_owned(),
-            _ => format!("choose at most {most} of its pods"),
+            1.. => format!("choose at most {most} of its pods"),
         };
         return answer(sum, way_out, Says::Refuse);
     }

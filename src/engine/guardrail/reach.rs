@@ -191,14 +191,14 @@ fn capped(
     let sum = match alone {
         // It only grows.
         0 => String::new(),
-        _ => format!("{} of {} {what} at once{already}; the guardrail allows {allowed}{why}", all.affected, all.whole),
+        1.. => format!("{} of {} {what} at once{already}; the guardrail allows {allowed}{why}", all.affected, all.whole),
     };
     let (says, way_out) = if alone == 0 || all.affected <= allowed {
         (Says::Allow, String::new())
     } else if alone > allowed {
         let way_out = match allowed {
             0 => format!("hit no {what} of {subject}, or let the platform team allow more"),
-            _ => format!("choose at most {allowed} {what} of {subject}"),
+            1.. => format!("choose at most {allowed} {what} of {subject}"),
         };
         (Says::Refuse, way_out)
     } else {
@@ -228,7 +228,7 @@ fn left(guardrail: &Named, key: &WorkloadKey, ready: &ReadyAtLeast, alone: usize
         let most = all.whole.saturating_sub(need);
         let way_out = match most {
             0 => format!("give {key} more replicas, or hit none of it"),
-            _ => format!("choose at most {most} pods of {key}, or give it more replicas"),
+            1.. => format!("choose at most {most} pods of {key}, or give it more replicas"),
         };
         (Says::Refuse, way_out)
     } else {
