@@ -3,10 +3,10 @@
 
 use crate::api::{ExperimentStatus, TargetStatus};
 
+use super::Observation;
 use super::admit::{Choice, Plan, Planned};
 use super::fault::{self, Candidate, Sight};
 use super::select;
-use super::{Observation, Run};
 
 /// What choosing came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,15 +55,6 @@ fn returning(target: &TargetStatus, seen: &Observation) -> usize {
         (Some(before), Sight::Workload(workload)) => usize::try_from(before.min(workload.replicas) - workload.ready).unwrap_or(0),
         (Some(_) | None, Sight::Workload(_) | Sight::Pod(_) | Sight::Node(_) | Sight::Gone | Sight::Unknown) => 0,
     }
-}
-
-/// Pods, nodes and replicas that are away because of the run, now.
-pub fn weight_in_force(run: &Run, plan: &Plan, seen: &Observation) -> usize {
-    plan.experiments
-        .iter()
-        .zip(&run.status.experiments)
-        .map(|(planned, status)| in_force(planned, status, seen).weight(|_| true))
-        .sum()
 }
 
 /// Chooses an experiment's targets for a round, or says why not.
