@@ -15,6 +15,9 @@ pub mod probe;
 pub mod operator;
 
 #[cfg(target_os = "linux")]
+pub mod agent;
+
+#[cfg(target_os = "linux")]
 pub mod holder;
 
 pub mod report;

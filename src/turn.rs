@@ -3,7 +3,7 @@
 //! One turn: observe, step, revert, record, inject. Injecting is recorded before it is performed; reverting is
 //! performed before it is recorded, so that no write stands between a breach and its end (P1, P4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use futures::StreamExt;
@@ -32,6 +32,9 @@ pub trait World {
 
     /// Does one thing. Never called for an injection that is not recorded.
     fn perform(&self, run: &Run, action: &Action) -> impl Future<Output = Outcome>;
+
+    /// Sees to it that agents answer on these nodes. Does not wait.
+    fn need(&self, run: &Run, nodes: &BTreeMap<String, BTreeSet<String>>);
 
     /// Told after entries have been recorded, for logs and events. Must not fail the run.
     fn tell(&self, run: &Run, entries: &[Entry]);
@@ -120,6 +123,9 @@ impl Turn {
         let now = world.now();
         let step = engine::step(&self.run, &seen, now);
 
+        if !step.nodes.is_empty() {
+            world.need(&self.run, &step.nodes);
+        }
         let (reverts, injections): (Vec<Action>, Vec<Action>) = step.actions.into_iter().partition(Action::reverts);
         let mut acted = self.perform(world, &reverts).await;
 

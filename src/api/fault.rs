@@ -2,12 +2,14 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Percent, Selector, says};
+use super::{
+    ContainerKill, Cpu, DiskFill, DiskIo, Duration, FaultKind, Files, Memory, Network, Pause, Percent, Processes, Selector, says,
+};
 
 /// What is done to the targets: exactly one of these.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("[has(self.podKill), has(self.podEvict), has(self.scale), has(self.cordon)].filter(x, x).size() == 1", says::ONE_FAULT))]
+#[x_kube(validation = ("[has(self.podKill), has(self.podEvict), has(self.scale), has(self.cordon), has(self.network), has(self.cpu), has(self.memory), has(self.diskFill), has(self.diskIo), has(self.files), has(self.processes), has(self.pause), has(self.containerKill)].filter(x, x).size() == 1", says::ONE_FAULT))]
 pub struct Fault {
     /// Delete pods. It bites when the pod's uid is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,6 +24,33 @@ pub struct Fault {
     /// Mark nodes unschedulable, and schedulable again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordon: Option<Cordon>,
+    /// Disturb packets between the pods and others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// Burn processor time in a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Fill a container's memory, giving way when it grows itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// Fill the file system under a path of a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_fill: Option<DiskFill>,
+    /// Compete for the disk under a path of a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_io: Option<DiskIo>,
+    /// Delay or fail opening and reading files under a path of a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+    /// Use up a container's process limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<Processes>,
+    /// Stop every thread of a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+    /// Send a container's first process a signal, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_kill: Option<ContainerKill>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,6 +88,43 @@ pub struct Scale {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cordon {}
 
+impl Fault {
+    /// Those that are written. One, in what is valid.
+    pub fn kinds(&self) -> Vec<FaultKind> {
+        let Fault {
+            pod_kill,
+            pod_evict,
+            scale,
+            cordon,
+            network,
+            cpu,
+            memory,
+            disk_fill,
+            disk_io,
+            files,
+            processes,
+            pause,
+            container_kill,
+        } = self;
+        let written = [
+            (FaultKind::PodKill, pod_kill.is_some()),
+            (FaultKind::PodEvict, pod_evict.is_some()),
+            (FaultKind::Scale, scale.is_some()),
+            (FaultKind::Cordon, cordon.is_some()),
+            (FaultKind::Network, network.is_some()),
+            (FaultKind::Cpu, cpu.is_some()),
+            (FaultKind::Memory, memory.is_some()),
+            (FaultKind::DiskFill, disk_fill.is_some()),
+            (FaultKind::DiskIo, disk_io.is_some()),
+            (FaultKind::Files, files.is_some()),
+            (FaultKind::Processes, processes.is_some()),
+            (FaultKind::Pause, pause.is_some()),
+            (FaultKind::ContainerKill, container_kill.is_some()),
+        ];
+        written.into_iter().filter(|(_, is)| *is).map(|(kind, _)| kind).collect()
+    }
+}
+
 /// Who may be hit: exactly one of `pods`, `nodes`, `workload`, and how many of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -77,6 +143,10 @@ pub struct Targets {
     /// How many of the candidates; absent: one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choose: Option<Choose>,
+    /// The container in each pod, for faults that hit one; absent: the pod's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub container: Option<String>,
 }
 
 const NOT_EVERYTHING: &str = "(!has(self.pods) || (has(self.pods.matchLabels) && size(self.pods.matchLabels) > 0) || (has(self.pods.matchExpressions) && size(self.pods.matchExpressions) > 0)) && (!has(self.nodes) || (has(self.nodes.matchLabels) && size(self.nodes.matchLabels) > 0) || (has(self.nodes.matchExpressions) && size(self.nodes.matchExpressions) > 0))";

@@ -231,16 +231,57 @@ pub enum FaultKind {
     PodEvict,
     Scale,
     Cordon,
+    Network,
+    Cpu,
+    Memory,
+    DiskFill,
+    DiskIo,
+    Files,
+    Processes,
+    Pause,
+    ContainerKill,
 }
 
-impl fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl FaultKind {
+    /// As it is written in a game day.
+    pub fn name(self) -> &'static str {
+        match self {
             FaultKind::PodKill => "podKill",
             FaultKind::PodEvict => "podEvict",
             FaultKind::Scale => "scale",
             FaultKind::Cordon => "cordon",
-        })
+            FaultKind::Network => "network",
+            FaultKind::Cpu => "cpu",
+            FaultKind::Memory => "memory",
+            FaultKind::DiskFill => "diskFill",
+            FaultKind::DiskIo => "diskIo",
+            FaultKind::Files => "files",
+            FaultKind::Processes => "processes",
+            FaultKind::Pause => "pause",
+            FaultKind::ContainerKill => "containerKill",
+        }
+    }
+
+    /// Whether a process on the target's node holds it.
+    pub fn is_held(self) -> bool {
+        match self {
+            FaultKind::PodKill | FaultKind::PodEvict | FaultKind::Scale | FaultKind::Cordon => false,
+            FaultKind::Network
+            | FaultKind::Cpu
+            | FaultKind::Memory
+            | FaultKind::DiskFill
+            | FaultKind::DiskIo
+            | FaultKind::Files
+            | FaultKind::Processes
+            | FaultKind::Pause
+            | FaultKind::ContainerKill => true,
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

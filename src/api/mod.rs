@@ -10,7 +10,9 @@ mod duration;
 mod fault;
 mod gameday;
 mod guardrail;
+mod injection;
 mod network;
+mod node;
 mod percent;
 mod probe;
 mod run;
@@ -31,7 +33,12 @@ pub use guardrail::{
     GuardrailStatus, MomentRule, NamedWorkload, PromotionRule, ProtectRule, Queued, ReachRule, SingleReplica, Slot, Value,
     ValueRule, Whose,
 };
+pub use injection::{Aim, Injection, InjectionPhase, InjectionSpec, InjectionStatus, Peers, PodRef, RunRef};
 pub use network::{Chance, Cidr, Direction, Distribution, Network, Peer, Protocol, Rate};
+pub use node::{
+    ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, FileError, FileOperation, Files, KillSignal, Memory, Pause,
+    PauseScope, Processes,
+};
 pub use percent::Percent;
 pub use probe::{Expect, HttpProbe, Probe, ReadyAtLeast, TcpProbe, WorkloadProbe};
 pub use run::{
@@ -55,5 +62,11 @@ pub const LABEL_HELD_FOR_NAME: &str = "gameday.dev/held-for-name";
 pub const LABEL_UNDO_REPLICAS: &str = "gameday.dev/undo-replicas";
 /// Beside [`LABEL_UNDO_REPLICAS`]: the replicas that the fault set.
 pub const LABEL_SET_REPLICAS: &str = "gameday.dev/set-replicas";
+/// The name of agents: their service account, and what their pods are labelled with.
+pub const AGENT: &str = "gameday-agent";
+/// On an agent's Lease: the faults that it cannot hold, with the reasons, as JSON.
+pub const ANNOTATION_CANNOT: &str = "gameday.dev/cannot";
+/// On an agent's pod: the faults that it has the capabilities for.
+pub const ANNOTATION_FAULTS: &str = "gameday.dev/faults";
 /// On a run: the game day it is a run of.
 pub const LABEL_GAMEDAY: &str = "gameday.dev/gameday";

@@ -53,7 +53,7 @@ pub mod says {
     pub const NEEDS_LOSS: &str = "burst needs loss";
     pub const NEEDS_CORRUPT: &str = "undetected needs corrupt";
     pub const ONE_PEER: &str = "each of to and except names at most one of cidr, pods, service, dns";
-    pub const ONE_FAULT: &str = "an experiment injects exactly one fault: name one of podKill, podEvict, scale, cordon";
+    pub const ONE_FAULT: &str = "an experiment injects exactly one fault: name one of podKill, podEvict, scale, cordon, network, cpu, memory, diskFill, diskIo, files, processes, pause, containerKill";
     pub const ONE_TARGET: &str = "targets names exactly one of pods, nodes, workload";
     pub const ONE_CHOICE: &str = "choose names exactly one of count, percent";
     pub const ONE_PROBE: &str = "a probe is exactly one of http, tcp, workload";
@@ -67,8 +67,11 @@ pub mod says {
     pub const FROZEN: &str = "a run is a frozen copy: change the game day and start another run, or set stop to end this one";
     pub const STOP_STAYS: &str = "a stopped run stays stopped: start another";
     pub const CORD_STAYS: &str = "a cord is not edited: delete it to release, create another to pull";
+    pub const INJECTION_STAYS: &str = "an injection is not edited: only revert may be set, and aim may change";
     pub const AFTER_SELF: &str = "an experiment cannot come after itself";
     pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";
+    pub const HELD_FAULT: &str = "faults that a node holds (network, cpu, memory, diskFill, diskIo, files, processes, pause, containerKill) need targets.pods";
+    pub const CONTAINER: &str = "targets.container is for faults that hit one container";
     pub const NODE_FAULT: &str = "cordon needs targets.nodes, and only cordon takes them";
     pub const GUARDRAIL_NAME: &str = "a guardrail's name has at most 63 characters: every refusal repeats it";
     pub const TIME_OF_DAY: &str = "a time of day is written like 09:30, from 00:00 to 24:00";

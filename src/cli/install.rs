@@ -2,7 +2,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use crate::api::GROUP;
+use crate::api::{AGENT, GROUP};
 
 use super::{Exit, Failure, Output};
 
@@ -43,7 +43,15 @@ fn manifests(image: &str, namespace: &str, replicas: u16) -> Vec<String> {
             "pod-security.kubernetes.io/warn": "restricted",
         }},
     }))];
+    // Agents share the pids of their node and have capabilities: that is what `restricted` and `baseline` refuse.
+    let agents = format!("{namespace}-agents");
+    all.push(yaml(&json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": agents, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
+    })));
     all.extend(super::crds::all().iter().map(yaml));
+    all.extend(rights_of_agents(namespace, &agents).iter().map(yaml));
     all.extend(rights(namespace).iter().chain(&rights_of_people()).map(yaml));
     all.push(yaml(&deployment(image, namespace, replicas)));
     // With one replica a budget of one would only block drains.
@@ -81,6 +89,9 @@ fn rights(namespace: &str) -> Vec<Json> {
             // A namespace's deletion reaches its runs only seconds later.
             {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
             {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get", "list", "watch", "patch"]},
+            // Who a network fault is about.
+            {"apiGroups": [""], "resources": ["services"], "verbs": ["get"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]},
             {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
             {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
         ],
@@ -113,6 +124,97 @@ fn rights(namespace: &str) -> Vec<Json> {
             "metadata": {"name": NAME, "namespace": namespace},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
             "subjects": subject,
+        }),
+    ]
+}
+
+/// What agents may do, and what the operator may do where they live.
+fn rights_of_agents(namespace: &str, agents: &str) -> Vec<Json> {
+    let leases = "coordination.k8s.io";
+    let role = |name: &str, at: &str, rules: Json| json!({"apiVersion": RBAC, "kind": "Role", "metadata": {"name": name, "namespace": at}, "rules": rules});
+    let bind = |name: &str, at: &str, account: &str, of: &str| {
+        json!({
+            "apiVersion": RBAC,
+            "kind": "RoleBinding",
+            "metadata": {"name": name, "namespace": at},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": of}],
+        })
+    };
+    vec![
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": AGENT, "namespace": agents}}),
+        role(
+            AGENT,
+            agents,
+            json!([
+                {"apiGroups": [GROUP], "resources": ["injections"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [GROUP], "resources": ["injections/status"], "verbs": ["patch"]},
+                // Each says by a Lease of its own that it is there.
+                {"apiGroups": [leases], "resources": ["leases"], "verbs": ["create", "patch"]},
+            ]),
+        ),
+        bind(AGENT, agents, AGENT, agents),
+        role(
+            AGENT,
+            namespace,
+            json!([
+                {"apiGroups": [leases], "resources": ["leases"], "resourceNames": [NAME], "verbs": ["get", "list", "watch"]},
+            ]),
+        ),
+        bind(AGENT, namespace, AGENT, agents),
+        json!({
+            "apiVersion": RBAC,
+            "kind": "ClusterRole",
+            "metadata": {"name": AGENT},
+            "rules": [{"apiGroups": [GROUP], "resources": ["cords"], "verbs": ["list", "watch"]}],
+        }),
+        json!({
+            "apiVersion": RBAC,
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": AGENT},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": AGENT},
+            "subjects": [{"kind": "ServiceAccount", "name": AGENT, "namespace": agents}],
+        }),
+        role(
+            NAME,
+            agents,
+            json!([
+                {"apiGroups": [GROUP], "resources": ["injections"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
+                {"apiGroups": [leases], "resources": ["leases"], "verbs": ["get", "list", "watch"]},
+            ]),
+        ),
+        bind(NAME, agents, NAME, namespace),
+        // An agent writes only about its own node: the node's name is a claim of its token.
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": AGENT},
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": [
+                    {"apiGroups": [GROUP], "apiVersions": ["*"], "resources": ["injections", "injections/status"], "operations": ["CREATE", "UPDATE"]},
+                    {"apiGroups": [leases], "apiVersions": ["*"], "resources": ["leases"], "operations": ["CREATE", "UPDATE"]},
+                ]},
+                "matchConditions": [{
+                    "name": "an-agent",
+                    "expression": format!("request.userInfo.username == 'system:serviceaccount:{agents}:{AGENT}'"),
+                }],
+                "variables": [{
+                    "name": "node",
+                    "expression": "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][?0].orValue('')",
+                }],
+                "validations": [{
+                    "expression": "variables.node != '' && (has(object.spec.node) ? object.spec.node : object.metadata.name) == variables.node",
+                    "message": "an agent writes only about its own node",
+                }],
+            },
+        }),
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": AGENT},
+            "spec": {"policyName": AGENT, "validationActions": ["Deny"]},
         }),
     ]
 }
@@ -155,7 +257,7 @@ fn deployment(image: &str, namespace: &str, replicas: u16) -> Json {
         "name": "operator",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["operator"],
+        "args": ["operator", "--agent-image", image],
         "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
         "ports": [{"name": "metrics", "containerPort": 8080}],
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}},

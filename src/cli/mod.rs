@@ -1,14 +1,18 @@
 //! The command line: one file a verb. It reads, asks, shows and starts; what is decided is decided in `engine`.
 
+#[cfg(target_os = "linux")]
+mod agent;
 mod check;
 mod complaint;
 mod completions;
 mod connect;
 mod crds;
+mod doctor;
 mod document;
 mod exit;
 mod follow;
 mod frame;
+mod inject;
 mod install;
 mod operator;
 mod output;
@@ -66,15 +70,19 @@ enum Verb {
     Plan(plan::Plan),
     Rehearse(rehearse::Rehearse),
     Run(run::Run),
+    Inject(inject::Inject),
     Watch(watch::Watch),
     Stop(stop::Stop),
     Release(release::Release),
     Runs(runs::Runs),
     Report(report::Report),
+    Doctor(doctor::Doctor),
     Install(install::Install),
     Crds(crds::Crds),
     Completions(completions::Completions),
     Operator(operator::Operator),
+    #[cfg(target_os = "linux")]
+    Agent(agent::Agent),
     #[cfg(target_os = "linux")]
     Hold(crate::holder::HoldArgs),
 }
@@ -117,15 +125,19 @@ impl Cli {
             Verb::Plan(plan) => wait(plan.run(&cluster, &mut output)),
             Verb::Rehearse(rehearse) => rehearse.run(&mut output),
             Verb::Run(run) => wait(run.run(&cluster, &mut output)),
+            Verb::Inject(inject) => wait(inject.run(&cluster, &mut output)),
             Verb::Watch(watch) => wait(watch.run(&cluster, &mut output)),
             Verb::Stop(stop) => wait(stop.run(&cluster, &mut output)),
             Verb::Release(release) => wait(release.run(&cluster, &mut output)),
             Verb::Runs(runs) => wait(runs.run(&cluster, &mut output)),
             Verb::Report(report) => wait(report.run(&cluster, &mut output)),
+            Verb::Doctor(doctor) => wait(doctor.run(&cluster, &mut output)),
             Verb::Install(install) => install.run(cluster.namespace.as_deref(), &mut output),
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),
             Verb::Operator(operator) => operator.run(cluster),
+            #[cfg(target_os = "linux")]
+            Verb::Agent(agent) => agent.run(cluster),
             #[cfg(target_os = "linux")]
             Verb::Hold(hold) => Ok(crate::holder::hold(&hold).into()),
         }

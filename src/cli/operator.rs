@@ -17,6 +17,9 @@ pub struct Operator {
     /// Who this is, in the Lease
     #[arg(long, env = "POD_NAME", hide_env_values = true, value_name = "NAME", default_value = "gameday")]
     identity: String,
+    /// The image that agents are started from; without, faults that nodes hold are refused
+    #[arg(long, env = "AGENT_IMAGE", value_name = "IMAGE")]
+    agent_image: Option<String>,
     /// Where /metrics, /healthz and /readyz are answered
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -26,7 +29,13 @@ impl Operator {
     pub fn run(self, cluster: Cluster) -> Result<Exit, Failure> {
         log()?;
         let namespace = cluster.namespace.or_else(|| std::env::var("POD_NAMESPACE").ok()).unwrap_or_else(|| "gameday".to_owned());
-        let options = Options { kubeconfig: cluster.kubeconfig, namespace, identity: self.identity, health: self.listen };
+        let options = Options {
+            kubeconfig: cluster.kubeconfig,
+            namespace,
+            identity: self.identity,
+            agent_image: self.agent_image,
+            health: self.listen,
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .enable_all()
@@ -40,7 +49,7 @@ impl Operator {
 }
 
 /// For people on a terminal, otherwise JSON, a line each; `RUST_LOG` chooses.
-fn log() -> Result<(), Failure> {
+pub fn log() -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if std::io::stderr().is_terminal() { log.try_init() } else { log.json().flatten_event(true).try_init() };

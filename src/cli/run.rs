@@ -23,16 +23,26 @@ pub struct Run {
 impl Run {
     pub async fn run(self, cluster: &Cluster, output: &mut Output) -> Result<Exit, Failure> {
         let (connection, game_day, known) = find(&self.what, cluster).await?;
-        let name = game_day.metadata.name.clone().unwrap_or_default();
-        let namespace = connection.namespace(game_day.metadata.namespace.as_deref()).to_owned();
-        let run = new_run(&name, &game_day, known.as_ref());
-        let runs: Api<GameDayRun> = Api::namespaced(connection.client.clone(), &namespace);
-        let run = ask(runs.create(&PostParams::default(), &run)).await?;
-        let run_name = run.metadata.name.unwrap_or_default();
-        output.line(format!("started {namespace}/{run_name}; seed {}", run.spec.game_day.seed.unwrap_or_default()))?;
-        output.flush()?;
-        follow(&connection, &namespace, &run_name, Interrupt::Stops, output).await
+        start(&connection, &game_day, known.as_ref(), output).await
     }
+}
+
+/// Starts a run, and follows it.
+pub async fn start(
+    connection: &Connection,
+    game_day: &GameDay,
+    known: Option<&GameDay>,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let name = game_day.metadata.name.clone().unwrap_or_default();
+    let namespace = connection.namespace(game_day.metadata.namespace.as_deref()).to_owned();
+    let run = new_run(&name, game_day, known);
+    let runs: Api<GameDayRun> = Api::namespaced(connection.client.clone(), &namespace);
+    let run = ask(runs.create(&PostParams::default(), &run)).await?;
+    let run_name = run.metadata.name.unwrap_or_default();
+    output.line(format!("started {namespace}/{run_name}; seed {}", run.spec.game_day.seed.unwrap_or_default()))?;
+    output.flush()?;
+    follow(connection, &namespace, &run_name, Interrupt::Stops, output).await
 }
 
 /// The game day of a file or of the cluster, and the one in the cluster of that name, if there is one.

@@ -17,6 +17,7 @@ use crate::api::{
 use crate::engine::{Action, Outcome, RunId, TargetId, What};
 
 use super::client::{Error, FIELD_MANAGER, ask};
+use super::injections;
 use super::objects::{self, Node, Workload};
 
 /// A write that lost against another's is read and decided again so many times: a controller that is counting
@@ -24,8 +25,13 @@ use super::objects::{self, Node, Workload};
 const TRIES: usize = 5;
 
 /// Does one thing.
-pub async fn perform(client: &Client, run: &RunId, action: &Action) -> Outcome {
-    let Action { experiment: _, target, what, latest_end: _ } = action;
+pub async fn perform(client: &Client, agents: &str, run: &RunId, action: &Action) -> Outcome {
+    let Action { experiment, target, what, latest_end: _ } = action;
+    match what {
+        What::Order(order) => return injections::order(client, agents, run, experiment, target, order, false).await,
+        What::Revoke(order) => return injections::order(client, agents, run, experiment, target, order, true).await,
+        _ => {}
+    }
     act(client, run, target, what).await
 }
 
@@ -38,13 +44,19 @@ pub async fn act(client: &Client, run: &RunId, target: &TargetId, what: &What) -
         What::Cordon => cordon(client, run, target).await,
         What::Unscale { set, back } => unscale(client, run, target, *set, *back).await,
         What::Uncordon => uncordon(client, run, target).await,
+        What::Order(_) | What::Revoke(_) => Ok(Outcome::Refused("orders are for an experiment".to_owned())),
     };
-    done.unwrap_or_else(|error| match error {
+    done.unwrap_or_else(outcome)
+}
+
+/// What a call that brought nothing means.
+pub fn outcome(error: Error) -> Outcome {
+    match error {
         // Nothing was done, and asking again in the same second is what the API server asks us not to do.
         Error::Refused(status) if status.code == 429 => Outcome::Failed(status.message),
         Error::Refused(_) => Outcome::Refused(error.in_words()),
         Error::Unclear(said) => Outcome::Failed(said),
-    })
+    }
 }
 
 async fn kill(client: &Client, run: &RunId, target: &TargetId, grace_period: Option<Duration>) -> Result<Outcome, Error> {

@@ -6,6 +6,7 @@
 pub mod client;
 mod follow;
 pub mod hands;
+pub mod injections;
 mod inventory;
 pub mod leader;
 pub mod objects;
@@ -25,7 +26,7 @@ use kube::Client;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
-use crate::engine::{Action, Observation, Outcome, Pulled, Run, RunId, Track};
+use crate::engine::{Action, AgentSeen, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, Track};
 use crate::turn::{Loaded, RecordError, Trouble, World};
 
 pub use follow::{Change, follow};
@@ -83,8 +84,23 @@ pub trait Surroundings: Send + Sync {
     }
     /// In the order of the spec.
     fn probes(&self) -> Vec<Track>;
+    /// Orders to nodes, by name; `None`: not read yet.
+    fn injections(&self) -> Option<Injections>;
+    /// Where agents and their orders are.
+    fn agents_namespace(&self) -> &str;
+    fn agents(&self) -> BTreeMap<String, AgentSeen>;
+    fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>);
     /// Told of entries once they are recorded.
     fn tell(&self, run: &Run, entries: &[Entry]);
+}
+
+/// What is known of orders to nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Injections {
+    /// This run's.
+    pub own: BTreeMap<String, InjectionSeen>,
+    /// Uids of pods with a network fault of another run.
+    pub networks: BTreeSet<String>,
 }
 
 /// The World of one run.
@@ -177,10 +193,16 @@ impl<S: Surroundings> World for ClusterWorld<S> {
             let there: BTreeSet<&str> = stock.pods.iter().map(|pod| pod.uid.as_str()).collect();
             seen.gone = sight.gone.of(&run.status, &there);
         }
+        let injections = self.surroundings.injections();
+        let orders_read = injections.is_some();
+        let Injections { own, networks } = injections.unwrap_or_default();
+        seen.injections = own;
+        seen.networks = networks;
+        seen.agents = self.surroundings.agents();
         self.ask_ahead(run);
         seen.permissions = sight.permissions.answers();
         seen.deleted |= stock.namespace_ends;
-        seen.synced = stock.synced;
+        seen.synced = stock.synced && orders_read;
         seen.pods = stock.pods;
         seen.nodes = stock.nodes;
         seen.workloads = stock.workloads;
@@ -202,7 +224,11 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         {
             return Outcome::Refused(why);
         }
-        hands::perform(&self.client, &run.id, action).await
+        hands::perform(&self.client, self.surroundings.agents_namespace(), &run.id, action).await
+    }
+
+    fn need(&self, _run: &Run, nodes: &BTreeMap<String, BTreeSet<String>>) {
+        self.surroundings.need(nodes);
     }
 
     fn tell(&self, run: &Run, entries: &[Entry]) {

@@ -18,11 +18,33 @@ pub type Workload = Object<WorkloadSpec, WorkloadStatus>;
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
     node_name: Option<String>,
+    #[serde(default)]
+    host_network: bool,
+    #[serde(default)]
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Container {
+    name: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    name: String,
+    #[serde(rename = "containerID")]
+    container_id: Option<String>,
+    #[serde(default)]
+    state: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A node's status has its conditions in the same place.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PodStatus {
+    #[serde(default)]
+    container_statuses: Vec<ContainerStatus>,
     #[serde(default)]
     conditions: Vec<Condition>,
 }
@@ -90,7 +112,15 @@ pub fn replicas(workload: &Workload) -> i32 {
 }
 
 pub fn pod_seen(pod: Pod) -> PodSeen {
+    let running = |name: &str| {
+        let statuses = pod.status.as_ref().map(|status| status.container_statuses.as_slice()).unwrap_or_default();
+        let found = statuses.iter().find(|status| status.name == name && status.state.contains_key("running"))?;
+        Some((name.to_owned(), found.container_id.clone()?))
+    };
+    let containers = pod.spec.containers.iter().filter_map(|container| running(&container.name)).collect();
     PodSeen {
+        containers,
+        host_network: pod.spec.host_network,
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
         node: pod.spec.node_name,

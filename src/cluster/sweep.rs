@@ -10,8 +10,8 @@ use crate::api::{
 use crate::engine::{Outcome, RunId, TargetId, What};
 
 use super::client::{Error, ask};
-use super::hands;
 use super::leader::Leader;
+use super::{hands, injections};
 
 /// One object that carries a run's labels.
 struct HeldObject {
@@ -24,7 +24,7 @@ struct HeldObject {
 ///
 /// # Errors
 /// The API server did not answer, or refused; what was not reached is for the next sweep.
-pub async fn sweep(client: &Client, leader: &Leader) -> Result<usize, Error> {
+pub async fn sweep(client: &Client, agents: &str, leader: &Leader) -> Result<usize, Error> {
     let mut held = Vec::new();
     held.extend(labelled::<Deployment>(client).await?.iter().filter_map(|object| workload(object, TargetKind::Deployment)));
     held.extend(labelled::<StatefulSet>(client).await?.iter().filter_map(|object| workload(object, TargetKind::StatefulSet)));
@@ -32,7 +32,7 @@ pub async fn sweep(client: &Client, leader: &Leader) -> Result<usize, Error> {
         let run = holder(object, object.labels().get(LABEL_HELD_FOR_NAMESPACE)?)?;
         Some(HeldObject { run, target: target(object, TargetKind::Node), what: What::Uncordon })
     }));
-    let mut undone = 0;
+    let mut undone = injections::sweep(client, agents).await?;
     for HeldObject { run, target, what } in held {
         if holds(client, &run).await? || !leader.is_valid() {
             continue;
@@ -88,7 +88,7 @@ fn target(object: &impl ResourceExt, kind: TargetKind) -> TargetId {
 }
 
 /// Whether this run still holds what is labelled as its own: it exists, and is not finished.
-async fn holds(client: &Client, run: &RunId) -> Result<bool, Error> {
+pub(super) async fn holds(client: &Client, run: &RunId) -> Result<bool, Error> {
     let api: Api<GameDayRun> = Api::namespaced(client.clone(), &run.namespace);
     let found = ask(api.get_opt(&run.name)).await?;
     Ok(found.is_some_and(|found| found.uid().as_deref() == Some(run.uid.as_str()) && !found.is_finished()))

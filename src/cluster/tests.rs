@@ -52,7 +52,7 @@ impl Server {
     async fn perform(&self, kind: TargetKind, what: What) -> Outcome {
         let target = TargetId { kind, name: "web".to_owned(), uid: "chosen".to_owned() };
         let action = Action { experiment: "one".to_owned(), target, what, latest_end: Timestamp::MAX };
-        hands::perform(&self.client, &run(), &action).await
+        hands::perform(&self.client, "gameday-agents", &run(), &action).await
     }
 }
 

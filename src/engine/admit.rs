@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{
-    BlastRadius, Duration, Experiment, Fault, GameDaySpec, OnBreach, Percent, Probe, Schedule, Selector, Targets, WorkloadRef,
-    limits, says,
+    BlastRadius, Duration, Experiment, Fault, FaultKind, GameDaySpec, OnBreach, Percent, Probe, Schedule, Selector, Targets,
+    WorkloadRef, limits, says,
 };
 
+use super::held;
 use super::permission::Permission;
 use super::problem::Problems;
 use super::schedule;
@@ -41,10 +42,27 @@ pub struct Planned {
 /// The fault catalogue: what is done, with nothing missing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    PodKill { grace_period: Option<Duration>, every: Option<Duration> },
-    PodEvict { every: Option<Duration> },
+    PodKill {
+        grace_period: Option<Duration>,
+        every: Option<Duration>,
+    },
+    PodEvict {
+        every: Option<Duration>,
+    },
     Scale(ScaleTo),
     Cordon,
+    /// By a process on the target's node.
+    Hold(Box<Held>),
+}
+
+/// A fault that a node holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Orders are named by it.
+    pub experiment: String,
+    pub fault: Fault,
+    pub kind: FaultKind,
+    pub container: Option<String>,
 }
 
 impl Kind {
@@ -55,6 +73,7 @@ impl Kind {
             Kind::PodEvict { .. } => "podEvict",
             Kind::Scale(_) => "scale",
             Kind::Cordon => "cordon",
+            Kind::Hold(held) => held.kind.name(),
         }
     }
 
@@ -62,7 +81,22 @@ impl Kind {
     pub fn every(&self) -> Option<Duration> {
         match self {
             Kind::PodKill { every, .. } | Kind::PodEvict { every } => *every,
-            Kind::Scale(_) | Kind::Cordon => None,
+            Kind::Scale(_) | Kind::Cordon | Kind::Hold(_) => None,
+        }
+    }
+
+    pub fn held(&self) -> Option<&Held> {
+        match self {
+            Kind::Hold(held) => Some(held),
+            Kind::PodKill { .. } | Kind::PodEvict { .. } | Kind::Scale(_) | Kind::Cordon => None,
+        }
+    }
+
+    /// Whether its target goes away and something else takes its place.
+    pub fn takes_away(&self) -> bool {
+        match self {
+            Kind::PodKill { .. } | Kind::PodEvict { .. } => true,
+            Kind::Scale(_) | Kind::Cordon | Kind::Hold(_) => false,
         }
     }
 }
@@ -299,7 +333,7 @@ fn admit_experiment(
     let before = problems.0.len();
     let candidates = admit_targets(&path, &experiment.targets, problems);
     let choose = admit_choice(&path, &experiment.targets, blast_radius, problems);
-    let kind = admit_fault(&path, &experiment.fault, problems);
+    let kind = admit_fault(&path, experiment, problems);
     if let (Some(candidates), Some(kind)) = (&candidates, &kind) {
         let is_workload = matches!(candidates, Candidates::Workload(_));
         let is_nodes = matches!(candidates, Candidates::Nodes(_));
@@ -308,6 +342,13 @@ fn admit_experiment(
         }
         if matches!(kind, Kind::Cordon) != is_nodes {
             problems.add(&path, says::NODE_FAULT);
+        }
+        let is_held = kind.held().is_some();
+        if is_held && (is_workload || is_nodes) {
+            problems.add(&path, says::HELD_FAULT);
+        }
+        if !is_held && experiment.targets.container.is_some() {
+            problems.add(format!("{path}.targets.container"), says::CONTAINER);
         }
     }
     if experiment.hold == Duration::ZERO {
@@ -345,9 +386,15 @@ fn admit_targets(path: &str, targets: &Targets, problems: &mut Problems) -> Opti
         selector.clone()
     };
     match targets {
-        Targets { pods: Some(pods), nodes: None, workload: None, choose: _ } => Some(Candidates::Pods(select("pods", pods))),
-        Targets { pods: None, nodes: Some(nodes), workload: None, choose: _ } => Some(Candidates::Nodes(select("nodes", nodes))),
-        Targets { pods: None, nodes: None, workload: Some(workload), choose: _ } => Some(Candidates::Workload(workload.clone())),
+        Targets { pods: Some(pods), nodes: None, workload: None, choose: _, container: _ } => {
+            Some(Candidates::Pods(select("pods", pods)))
+        }
+        Targets { pods: None, nodes: Some(nodes), workload: None, choose: _, container: _ } => {
+            Some(Candidates::Nodes(select("nodes", nodes)))
+        }
+        Targets { pods: None, nodes: None, workload: Some(workload), choose: _, container: _ } => {
+            Some(Candidates::Workload(workload.clone()))
+        }
         Targets { .. } => {
             problems.add(format!("{path}.targets"), says::ONE_TARGET);
             None
@@ -373,38 +420,40 @@ fn admit_choice(path: &str, targets: &Targets, blast_radius: &BlastRadius, probl
     None
 }
 
-fn admit_fault(path: &str, fault: &Fault, problems: &mut Problems) -> Option<Kind> {
+fn admit_fault(path: &str, experiment: &Experiment, problems: &mut Problems) -> Option<Kind> {
+    let fault = &experiment.fault;
+    let kinds = fault.kinds();
+    let [kind] = kinds.as_slice() else {
+        problems.add(format!("{path}.fault"), says::ONE_FAULT);
+        return None;
+    };
     let mut rounds = |kind: &str, every: Option<Duration>| {
         if every.is_some_and(|every| every.as_millis() < limits::ROUND_MIN_MS) {
             problems.add(format!("{path}.fault.{kind}.every"), "at least 1s");
         }
         every
     };
-    match fault {
-        Fault { pod_kill: Some(kill), pod_evict: None, scale: None, cordon: None } => {
-            Some(Kind::PodKill { grace_period: kill.grace_period, every: rounds("podKill", kill.every) })
-        }
-        Fault { pod_kill: None, pod_evict: Some(evict), scale: None, cordon: None } => {
-            Some(Kind::PodEvict { every: rounds("podEvict", evict.every) })
-        }
-        Fault { pod_kill: None, pod_evict: None, scale: Some(scale), cordon: None } => match (scale.replicas, scale.percent) {
-            (Some(replicas), None) if replicas >= 0 => Some(Kind::Scale(ScaleTo::Replicas(replicas))),
-            (Some(_), None) => {
-                problems.add(format!("{path}.fault.scale.replicas"), "0 or more");
-                None
-            }
-            (None, Some(percent)) => Some(Kind::Scale(ScaleTo::Percent(percent))),
-            (None, None) | (Some(_), Some(_)) => {
-                problems.add(format!("{path}.fault.scale"), says::ONE_SCALE);
-                None
-            }
-        },
-        Fault { pod_kill: None, pod_evict: None, scale: None, cordon: Some(_) } => Some(Kind::Cordon),
-        Fault { .. } => {
-            problems.add(format!("{path}.fault"), says::ONE_FAULT);
-            None
-        }
+    if let Some(kill) = &fault.pod_kill {
+        return Some(Kind::PodKill { grace_period: kill.grace_period, every: rounds("podKill", kill.every) });
     }
+    if let Some(evict) = &fault.pod_evict {
+        return Some(Kind::PodEvict { every: rounds("podEvict", evict.every) });
+    }
+    if fault.cordon.is_some() {
+        return Some(Kind::Cordon);
+    }
+    if let Some(scale) = &fault.scale {
+        match (scale.replicas, scale.percent) {
+            (Some(replicas), None) if replicas >= 0 => return Some(Kind::Scale(ScaleTo::Replicas(replicas))),
+            (None, Some(percent)) => return Some(Kind::Scale(ScaleTo::Percent(percent))),
+            (Some(_), None) => problems.add(format!("{path}.fault.scale.replicas"), "0 or more"),
+            (None, None) | (Some(_), Some(_)) => problems.add(format!("{path}.fault.scale"), says::ONE_SCALE),
+        }
+        return None;
+    }
+    held::admit(&format!("{path}.fault.{kind}"), fault, problems);
+    let (experiment, container) = (experiment.name.clone(), experiment.targets.container.clone());
+    Some(Kind::Hold(Box::new(Held { experiment, fault: fault.clone(), kind: *kind, container })))
 }
 
 fn is_http_url(url: &str) -> bool {

@@ -1,6 +1,8 @@
 //! One experiment's way through its phases. Nothing is touched before Injecting, and anything not known to be
 //! clean is Reverting, whatever ended it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
 use crate::api::{
@@ -11,6 +13,7 @@ use crate::api::{
 use super::admit::{Plan, Planned};
 use super::fault::{self, Bite};
 use super::guard::{self, Chosen};
+use super::held::{self, Lacks};
 use super::{Action, Answer, Observation, Outcome, Performed, Run, Track, limits, verdict};
 
 /// What does not change during a step.
@@ -42,6 +45,7 @@ impl<'a> Context<'a> {
 pub(super) struct Out {
     pub entries: Vec<Entry>,
     pub actions: Vec<Action>,
+    pub nodes: BTreeMap<String, BTreeSet<String>>,
     pub urgent: bool,
     pub wake: Option<Timestamp>,
 }
@@ -159,13 +163,21 @@ fn arming(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: 
         return end_untouched(cx, &mut state.experiments[index], why, out);
     }
     let waits = match arm(cx, planned, state, index) {
-        Armed::Chosen(round) => return inject(cx, planned, state, index, round, out),
-        Armed::Refused(why) => {
+        Armed::Chosen(round) => match agents(cx, planned, &round, out) {
+            Lacks::Nothing => return inject(cx, planned, state, index, round, out),
+            Lacks::Agents(why) => Err(why),
+            Lacks::Cannot(why) => Ok(why),
+        },
+        Armed::Refused(why) => Ok(why),
+        Armed::Wait(why) => Err(why),
+    };
+    let waits = match waits {
+        Ok(why) => {
             let status = &mut state.experiments[index];
             say(cx, status, EntryKind::Refused, why.clone(), out);
             return end_untouched(cx, status, format!("refused: {why}"), out);
         }
-        Armed::Wait(why) => why,
+        Err(why) => why,
     };
     let status = &mut state.experiments[index];
     let deadline = status.since.unwrap_or(cx.now) + limits::ARMING.as_signed();
@@ -173,6 +185,17 @@ fn arming(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: 
         return end_untouched(cx, status, format!("waited {} in vain: {waits}", limits::ARMING), out);
     }
     out.wake_at(deadline.min(cx.now + limits::RETRY.as_signed()));
+}
+
+/// Asks for the agents that a round needs, and says what is still missing.
+fn agents(cx: &Context, planned: &Planned, round: &Round, out: &mut Out) -> Lacks {
+    match planned.kind.held() {
+        None => Lacks::Nothing,
+        Some(held) => {
+            out.nodes.extend(held::nodes(held, &round.victims));
+            held::lacks(held, &round.victims, cx.seen)
+        }
+    }
 }
 
 enum Armed {
@@ -305,7 +328,7 @@ fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index
     }
     let status = &state.experiments[index];
     for target in status.targets.iter().filter(|target| target.bite.is_none()) {
-        let what = fault::inject(&planned.kind, target);
+        let Some(what) = fault::inject(&planned.kind, target, &cx.run.id.uid, cx.seen, cx.now) else { continue };
         let action = Action { experiment: planned.name.clone(), target: fault::id(target), what, latest_end: target.latest_end };
         order(cx, action, out);
     }
@@ -344,7 +367,7 @@ fn look(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, out: &mu
                 target.problem = None;
                 target.bite = Some(Proof { at: cx.now, what });
                 // What was deleted cannot be held: with its bite it is also over.
-                target.clean = fault::revert(&planned.kind, target)
+                target.clean = fault::revert(&planned.kind, target, &cx.run.id.uid)
                     .is_none()
                     .then(|| Proof { at: cx.now, what: "the pod is gone, and nothing else was changed".to_owned() });
             }
@@ -456,7 +479,7 @@ fn reverting(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, inde
         return enter(cx, status, ExperimentPhase::Recovering, out);
     }
     for target in status.targets.iter().filter(|target| target.clean.is_none()) {
-        if let Some(what) = fault::revert(&planned.kind, target) {
+        if let Some(what) = fault::revert(&planned.kind, target, &cx.run.id.uid) {
             let action =
                 Action { experiment: planned.name.clone(), target: fault::id(target), what, latest_end: target.latest_end };
             order(cx, action, out);
@@ -488,7 +511,7 @@ fn look_clean(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, si
         let settled = settled(cx, target, since);
         // A pod that goes after all is missing until it is replaced, and counts in the blast radius.
         if target.bite.is_none()
-            && fault::revert(&planned.kind, target).is_none()
+            && fault::revert(&planned.kind, target, &cx.run.id.uid).is_none()
             && let Bite::Yes(what) = fault::bite(&planned.kind, target, &cx.run.id.uid, cx.seen)
         {
             say_of(cx, &planned.name, target, EntryKind::Bite, format!("late: {what}"), out);

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::api::{TargetKind, TargetStatus, Undo, WorkloadKind, WorkloadRef};
 
 use super::admit::{Candidates, Kind, Planned, ScaleTo};
+use super::held;
 use super::{NodeSeen, Observation, Outcome, PodSeen, TargetId, What, WorkloadSeen};
 
 /// Somebody who may be hit, with all that an order needs.
@@ -87,7 +90,7 @@ fn workload(planned: &Planned, reference: &WorkloadRef, seen: &WorkloadSeen) -> 
         Kind::Scale(ScaleTo::Percent(percent)) => {
             i32::try_from(percent.of(usize::try_from(seen.replicas).unwrap_or(0))).unwrap_or(0)
         }
-        Kind::PodKill { .. } | Kind::PodEvict { .. } | Kind::Cordon => seen.replicas,
+        Kind::PodKill { .. } | Kind::PodEvict { .. } | Kind::Cordon | Kind::Hold(_) => seen.replicas,
     };
     if to == seen.replicas {
         return Err(format!("{reference} already has {to} replicas: nothing would change"));
@@ -127,9 +130,9 @@ pub fn id(target: &TargetStatus) -> TargetId {
     TargetId { kind: target.kind, name: target.name.clone(), uid: target.uid.clone() }
 }
 
-/// What injects a fault into a recorded target.
-pub fn inject(kind: &Kind, target: &TargetStatus) -> What {
-    match kind {
+/// What injects a fault into a recorded target. `None`: nothing can be said just now.
+pub fn inject(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation, now: Timestamp) -> Option<What> {
+    Some(match kind {
         Kind::PodKill { grace_period, every: _ } => What::Kill { grace_period: *grace_period },
         Kind::PodEvict { every: _ } => What::Evict,
         Kind::Scale(_) => {
@@ -137,12 +140,13 @@ pub fn inject(kind: &Kind, target: &TargetStatus) -> What {
             What::Scale { from, to }
         }
         Kind::Cordon => What::Cordon,
-    }
+        Kind::Hold(held) => What::Order(Box::new(held::order(held, target, run_uid, seen, now)?)),
+    })
 }
 
 /// What brings a recorded target back. A pod that was deleted cannot be brought back: its workload makes
 /// another.
-pub fn revert(kind: &Kind, target: &TargetStatus) -> Option<What> {
+pub fn revert(kind: &Kind, target: &TargetStatus, run_uid: &str) -> Option<What> {
     match kind {
         Kind::PodKill { .. } | Kind::PodEvict { .. } => None,
         Kind::Scale(_) => {
@@ -150,6 +154,7 @@ pub fn revert(kind: &Kind, target: &TargetStatus) -> Option<What> {
             Some(What::Unscale { set, back })
         }
         Kind::Cordon => Some(What::Uncordon),
+        Kind::Hold(held) => Some(What::Revoke(Box::new(held::revocation(held, target, run_uid)))),
     }
 }
 
@@ -202,6 +207,9 @@ pub enum Bite {
 }
 
 pub fn bite(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation) -> Bite {
+    if let Kind::Hold(held) = kind {
+        return held::bite(held, target, run_uid, seen);
+    }
     let unknown = || Bite::NotYet("not seen just now".to_owned());
     match (kind, sight(target, seen)) {
         (Kind::PodKill { .. } | Kind::PodEvict { .. }, Sight::Gone) => Bite::Yes(format!("uid {} is gone", target.uid)),
@@ -216,10 +224,10 @@ pub fn bite(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observatio
             Some(_) => Bite::Lost("somebody else made it schedulable".to_owned()),
             None => Bite::NotYet("not bitten yet: schedulable".to_owned()),
         },
-        (Kind::Scale(_) | Kind::Cordon, Sight::Gone) => Bite::Lost("the target is gone".to_owned()),
+        (Kind::Scale(_) | Kind::Cordon | Kind::Hold(_), Sight::Gone) => Bite::Lost("the target is gone".to_owned()),
         (_, Sight::Unknown) => unknown(),
         (
-            Kind::PodKill { .. } | Kind::PodEvict { .. } | Kind::Scale(_) | Kind::Cordon,
+            Kind::PodKill { .. } | Kind::PodEvict { .. } | Kind::Scale(_) | Kind::Cordon | Kind::Hold(_),
             Sight::Pod(_) | Sight::Node(_) | Sight::Workload(_),
         ) => unknown(),
     }
@@ -261,6 +269,9 @@ fn taken_off(target: &TargetStatus, seen: &Observation) -> bool {
 /// `settled`: no order to this target can still be on its way. Where something is to be undone, a look that
 /// shows nothing of ours is not enough: it may be older than the fault. The undoing must have been accepted.
 pub fn clean(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation, settled: bool) -> Option<String> {
+    if let Kind::Hold(held) = kind {
+        return held::clean(held, target, run_uid, seen);
+    }
     let last = seen.outcomes.get(&target.uid);
     let accepted = last.is_some_and(|performed| performed.outcome == Outcome::Done);
     let undone = settled && accepted && last.is_some_and(|performed| performed.reverting);
@@ -271,7 +282,7 @@ pub fn clean(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observati
         (Kind::PodKill { .. } | Kind::PodEvict { .. }, Sight::Pod(pod)) => {
             (settled && !accepted && !pod.terminating).then(|| "the pod is still there, and not marked for deletion".to_owned())
         }
-        (Kind::Scale(_) | Kind::Cordon, Sight::Gone) => Some("the target is gone".to_owned()),
+        (Kind::Scale(_) | Kind::Cordon | Kind::Hold(_), Sight::Gone) => Some("the target is gone".to_owned()),
         (Kind::Scale(_), Sight::Workload(workload)) => {
             let ours = workload.held_by.as_deref() == Some(run_uid);
             (undone && !ours).then(|| {
@@ -294,7 +305,7 @@ pub fn clean(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observati
             })
         }
         (
-            Kind::PodKill { .. } | Kind::PodEvict { .. } | Kind::Scale(_) | Kind::Cordon,
+            Kind::PodKill { .. } | Kind::PodEvict { .. } | Kind::Scale(_) | Kind::Cordon | Kind::Hold(_),
             Sight::Unknown | Sight::Pod(_) | Sight::Node(_) | Sight::Workload(_),
         ) => None,
     }

@@ -33,8 +33,10 @@ fn in_force<'a>(planned: &Planned, status: &'a ExperimentStatus, seen: &Observat
     let (cleaned, unclean): (Vec<&TargetStatus>, Vec<&TargetStatus>) =
         status.targets.iter().partition(|target| target.clean.is_some());
     // A workload is whole again when as many are ready as before; until then its lost pods count.
-    let (killed, undone): (Vec<&TargetStatus>, Vec<&TargetStatus>) =
-        cleaned.into_iter().filter(|target| target.bite.is_some()).partition(|target| target.undo.is_none());
+    let (killed, undone): (Vec<&TargetStatus>, Vec<&TargetStatus>) = cleaned
+        .into_iter()
+        .filter(|target| target.bite.is_some() && (planned.kind.takes_away() || target.undo.is_some()))
+        .partition(|target| target.undo.is_none());
     let before = usize::try_from(status.ready_before.unwrap_or(0)).unwrap_or(0);
     let ready = fault::candidates(planned, seen)
         .map(|ready| ready.iter().filter(|pod| !unclean.iter().any(|target| target.uid == pod.target.uid)).count())
@@ -70,11 +72,9 @@ pub fn choose(plan: &Plan, experiments: &[ExperimentStatus], index: usize, round
     let here: usize = in_force.iter().map(|held| held.weight(|target| target.within.contains(&number))).sum();
     let everywhere: usize = in_force.iter().map(|held| held.weight(|_| true)).sum();
     let taken = |candidate: &&Candidate| {
-        !experiments.iter().any(|status| {
-            status
-                .targets
-                .iter()
-                .any(|target| target.uid == candidate.target.uid && (target.clean.is_none() || target.undo.is_none()))
+        !plan.experiments.iter().zip(experiments).any(|(planned, status)| {
+            let is = |target: &TargetStatus| target.clean.is_none() || planned.kind.takes_away();
+            status.targets.iter().any(|target| target.uid == candidate.target.uid && is(target))
         })
     };
     let free: Vec<Candidate> = all.iter().filter(taken).cloned().collect();

@@ -9,6 +9,7 @@ mod experiment;
 mod fault;
 pub mod guard;
 pub mod guardrail;
+pub mod held;
 pub mod permission;
 pub mod problem;
 pub mod record;
@@ -25,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::api::{Cord, Duration, Entry, GameDayRunSpec, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
+use crate::api::{Cord, Duration, Entry, GameDayRunSpec, GameDayRunStatus, InjectionPhase, Stop, TargetKind, WorkloadRef};
 
 pub use admit::Plan;
 pub use permission::Permission;
@@ -107,6 +108,31 @@ pub struct Observation {
     pub probes: Vec<Track>,
     /// The last outcome of an action on a target, by uid. Filled in by the turn, lost when it restarts.
     pub outcomes: BTreeMap<String, Performed>,
+    /// This run's orders to nodes, by name.
+    pub injections: BTreeMap<String, InjectionSeen>,
+    /// Uids of pods with a network fault in force that is another run's.
+    pub networks: BTreeSet<String>,
+    /// Agents, by node.
+    pub agents: BTreeMap<String, AgentSeen>,
+}
+
+/// An order to a node, as the node last said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InjectionSeen {
+    pub phase: InjectionPhase,
+    pub bite: Option<String>,
+    pub clean: Option<String>,
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentSeen {
+    /// It answers. Faults that it cannot hold, and why.
+    Ready {
+        cannot: BTreeMap<String, String>,
+    },
+    Starting(String),
+    Cannot(String),
 }
 
 /// A pulled cord.
@@ -151,6 +177,9 @@ pub struct PodSeen {
     pub ready: bool,
     /// Marked for deletion.
     pub terminating: bool,
+    /// Names and ids of running containers, in the order of the pod's spec.
+    pub containers: Vec<(String, String)>,
+    pub host_network: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +214,7 @@ pub enum Answer {
 }
 
 /// One thing to do, exact: nothing left to choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Action {
     pub experiment: String,
     pub target: TargetId,
@@ -208,7 +237,7 @@ impl std::fmt::Display for TargetId {
 }
 
 /// What an action does to its target. All are idempotent, and none touches an object with another uid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum What {
     /// Delete the pod.
     Kill { grace_period: Option<Duration> },
@@ -223,14 +252,18 @@ pub enum What {
     Unscale { set: i32, back: i32 },
     /// Take the label off and mark schedulable, if it is held by this run.
     Uncordon,
+    /// Create the Injection, unless there is one of this name.
+    Order(Box<held::Order>),
+    /// Set `revert` on the Injection, or create it so, where it may still be on its way.
+    Revoke(Box<held::Order>),
 }
 
 impl Action {
     /// Reverting is performed before it is recorded; injecting after (P1).
     pub fn reverts(&self) -> bool {
         match self.what {
-            What::Kill { .. } | What::Evict | What::Scale { .. } | What::Cordon => false,
-            What::Unscale { .. } | What::Uncordon => true,
+            What::Kill { .. } | What::Evict | What::Scale { .. } | What::Cordon | What::Order(_) => false,
+            What::Unscale { .. } | What::Uncordon | What::Revoke(_) => true,
         }
     }
 }
@@ -261,6 +294,8 @@ pub struct Step {
     /// What happened, to be appended to the record.
     pub entries: Vec<Entry>,
     pub actions: Vec<Action>,
+    /// Nodes on which an agent must answer, and the faults that it must be able to hold.
+    pub nodes: BTreeMap<String, BTreeSet<String>>,
     /// Whether the state must be recorded before anything else; otherwise it may wait for
     /// [`limits::REFRESH`].
     pub urgent: bool,

@@ -1,4 +1,4 @@
-use crate::api::{Fault, Targets, WorkloadKind};
+use crate::api::{Fault, FaultKind, GROUP, Targets, WorkloadKind};
 
 /// A right that the run's service account must have, because the fault is done in its name (P7): the real
 /// verb on the real object.
@@ -15,7 +15,8 @@ pub struct Permission {
 impl Permission {
     /// What a fault needs.
     pub fn of(fault: &Fault, targets: &Targets) -> Vec<Permission> {
-        let Fault { pod_kill, pod_evict, scale, cordon } = fault;
+        let held = fault.kinds().into_iter().any(FaultKind::is_held);
+        let Fault { pod_kill, pod_evict, scale, cordon, .. } = fault;
         let namespaced = |verb, group, resource, subresource| Permission { verb, group, resource, subresource, namespaced: true };
         let mut needed = Vec::new();
         if pod_kill.is_some() {
@@ -33,6 +34,10 @@ impl Permission {
         }
         if cordon.is_some() {
             needed.push(Permission { verb: "patch", group: "", resource: "nodes", subresource: "", namespaced: false });
+        }
+        if held {
+            // The object that orders it, in the namespace of those that it hits.
+            needed.push(namespaced("create", GROUP, "injections", ""));
         }
         needed
     }

@@ -22,7 +22,14 @@ pub fn step(run: &Run, seen: &Observation, now: Timestamp) -> Step {
     state.observed_generation = Some(run.generation);
     match (&run.plan, state.phase) {
         (_, RunPhase::Finished) => {
-            return Step { state: run.status.clone(), entries: vec![], actions: vec![], urgent: false, wake: None };
+            return Step {
+                state: run.status.clone(),
+                entries: vec![],
+                actions: vec![],
+                nodes: Default::default(),
+                urgent: false,
+                wake: None,
+            };
         }
         (Err(problems), RunPhase::Waiting | RunPhase::Running) => {
             let why = format!("refused: {problems}");
@@ -40,7 +47,7 @@ pub fn step(run: &Run, seen: &Observation, now: Timestamp) -> Step {
     summarise(&mut state);
     let wake = (state.phase != RunPhase::Finished)
         .then(|| out.wake.map_or(now + limits::REFRESH.as_signed(), |wake| wake.min(now + limits::REFRESH.as_signed())));
-    Step { state, entries: out.entries, actions: out.actions, urgent: out.urgent, wake }
+    Step { state, entries: out.entries, actions: out.actions, nodes: out.nodes, urgent: out.urgent, wake }
 }
 
 fn admitted(state: &mut GameDayRunStatus, run: &Run, answer: Result<(), &str>, now: Timestamp) {

@@ -41,6 +41,8 @@ fn pods(count: usize, not_ready: usize) -> Vec<PodSeen> {
             labels: BTreeMap::from([("app".to_owned(), "checkout".to_owned())]),
             ready: index >= not_ready,
             terminating: false,
+            containers: vec![("app".to_owned(), format!("id-{index}"))],
+            host_network: false,
         })
         .collect()
 }
@@ -332,4 +334,94 @@ fn a_run_that_waits_behind_a_cord_starts_when_it_is_released() {
     seen.cord = None;
     take(&mut run, &seen, 11);
     assert_eq!(run.status.phase, RunPhase::Running);
+}
+
+const SLOW: &str = r#"
+hypothesis: Checkout answers while a pod is far away.
+seed: 7
+steadyState:
+- {name: checkout, http: {url: "http://checkout.shop.svc/healthz"}, every: 1s, timeout: 500ms}
+blastRadius: {targets: 1, percent: 50, hold: 5m}
+baseline: 10s
+experiments:
+- name: far-away
+  targets: {pods: {matchLabels: {app: checkout}}, choose: {count: 1}}
+  fault: {network: {delay: 200ms}}
+  hold: 30s
+"#;
+
+/// What a node-held fault is armed with: everything in order but what is changed.
+fn armed(change: impl Fn(&mut Observation)) -> (Run, Step) {
+    let mut run = run(SLOW);
+    let mut seen = seen(&run, 0, 20);
+    for pod in &mut seen.pods {
+        pod.node = Some("node1".to_owned());
+    }
+    seen.agents.insert("node1".to_owned(), AgentSeen::Ready { cannot: BTreeMap::new() });
+    change(&mut seen);
+    let step = take(&mut run, &seen, 20);
+    (run, step)
+}
+
+#[test]
+fn a_fault_that_a_node_holds_is_armed_only_when_the_node_can() {
+    let agent = |state: AgentSeen| move |seen: &mut Observation| drop(seen.agents.insert("node1".to_owned(), state.clone()));
+    let cannot = BTreeMap::from([("network".to_owned(), "no nf_tables".to_owned())]);
+    type Change = Box<dyn Fn(&mut Observation)>;
+    let cases: [(Change, ExperimentPhase, &str); 7] = [
+        (Box::new(|_| {}), ExperimentPhase::Injecting, ""),
+        (Box::new(|seen| seen.agents.clear()), ExperimentPhase::Arming, ""),
+        (Box::new(agent(AgentSeen::Starting("its pod starts".to_owned()))), ExperimentPhase::Arming, ""),
+        (Box::new(agent(AgentSeen::Cannot("no image".to_owned()))), ExperimentPhase::Judged, "no agent on node node1: no image"),
+        (Box::new(agent(AgentSeen::Ready { cannot })), ExperimentPhase::Judged, "cannot hold network: no nf_tables"),
+        (
+            Box::new(|seen| seen.pods.iter_mut().for_each(|pod| pod.host_network = true)),
+            ExperimentPhase::Judged,
+            "uses its node's own network",
+        ),
+        (
+            Box::new(|seen| seen.networks = seen.pods.iter().map(|pod| pod.uid.clone()).collect()),
+            ExperimentPhase::Judged,
+            "another network fault is in force",
+        ),
+    ];
+    for (change, phase, why) in cases {
+        let (run, step) = armed(change);
+        let status = &run.status.experiments[0];
+        assert_eq!(status.phase, phase, "{why}: {:?}", status.why);
+        assert!(status.why.as_deref().unwrap_or_default().contains(why), "{why}: {:?}", status.why);
+        assert!(step.nodes.contains_key("node1"), "the node is asked for");
+        let orders = step.actions.iter().filter(|action| matches!(action.what, What::Order(_))).count();
+        assert!(orders <= usize::from(phase == ExperimentPhase::Injecting), "nothing is ordered before it can be held");
+    }
+}
+
+#[test]
+fn what_a_node_says_of_its_order_is_what_counts() {
+    use crate::api::{InjectionPhase, InjectionSpec};
+    let seen_as = |phase, bite: Option<&str>, clean: Option<&str>| InjectionSeen {
+        phase,
+        bite: bite.map(str::to_owned),
+        clean: clean.map(str::to_owned),
+        why: Some("the reason".to_owned()),
+    };
+    let cases = [
+        (None, ExperimentPhase::Injecting),
+        (Some(seen_as(InjectionPhase::Pending, None, None)), ExperimentPhase::Injecting),
+        (Some(seen_as(InjectionPhase::Holding, None, None)), ExperimentPhase::Injecting),
+        (Some(seen_as(InjectionPhase::Holding, Some("7 packets hit"), None)), ExperimentPhase::Holding),
+        (Some(seen_as(InjectionPhase::Lost, None, None)), ExperimentPhase::Reverting),
+        (Some(seen_as(InjectionPhase::Lost, Some("7"), Some("gone"))), ExperimentPhase::Judged),
+        (Some(seen_as(InjectionPhase::Refused, None, None)), ExperimentPhase::Judged),
+    ];
+    for (injection, phase) in cases {
+        let (mut run, _) = armed(|_| {});
+        let target = run.status.experiments[0].targets[0].uid.clone();
+        let mut seen = seen(&run, 0, 21);
+        if let Some(injection) = &injection {
+            seen.injections.insert(InjectionSpec::name("run-uid", "far-away", &target), injection.clone());
+        }
+        take(&mut run, &seen, 21);
+        assert_eq!(run.status.experiments[0].phase, phase, "{injection:?}: {:?}", run.status.experiments[0].doubt);
+    }
 }

@@ -1,18 +1,18 @@
 //! The list of mechanisms: how each is prepared, and whether it can be done here.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::frame::{Ground, Hold, Refusal};
 use super::order::Fault;
 use super::{container_kill, cpu, disk_fill, disk_io, files, memory, network, pause, processes};
 
 /// Whether this kernel and these capabilities can hold a kind of fault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
-    pub fault: &'static str,
+    pub fault: String,
     /// Why not; absent where it can.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cannot: Option<String>,
 }
 
@@ -33,7 +33,7 @@ pub fn prepare(fault: &Fault, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refu
 
 /// What this machine and this process can do, each mechanism tried as far as it can be without a target.
 pub fn checks() -> Vec<Check> {
-    let check = |fault, able: Result<(), String>| Check { fault, cannot: able.err() };
+    let check = |fault: &str, able: Result<(), String>| Check { fault: fault.to_owned(), cannot: able.err() };
     vec![
         check("cpu", cpu::check()),
         check("memory", memory::check()),

@@ -9,10 +9,11 @@ use kube::core::DeserializeGuard;
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
-use crate::api::{Cord, GameDay, GameDayRun, Stop, Verdict};
-use crate::cluster::{Change, Clock, Leader};
-use crate::engine::{Pulled, RunId};
+use crate::api::{Cord, GameDay, GameDayRun, Injection, InjectionStatus, Stop, Verdict};
+use crate::cluster::{Change, Clock, Injections, Leader};
+use crate::engine::{InjectionSeen, Pulled, RunId};
 
+use super::agents::Agents;
 use super::events::Events;
 use super::gameday::Board;
 use super::health::Metrics;
@@ -23,6 +24,7 @@ const RUNS_AT_ONCE: usize = 32;
 
 pub struct Desk {
     pub client: Client,
+    pub agents: Agents,
     pub leader: Leader,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -37,6 +39,8 @@ pub struct Desk {
     pub litter: Notify,
     runs: Mutex<HashMap<String, Arc<SeenRun>>>,
     cords: Mutex<HashMap<String, Cord>>,
+    /// By uid; absent until they were read once.
+    injections: Mutex<(bool, HashMap<String, Injection>)>,
 }
 
 /// A run as its watch last showed it.
@@ -81,6 +85,7 @@ impl SeenRun {
 impl Desk {
     pub fn new(
         client: Client,
+        agents: Agents,
         leader: Leader,
         metrics: Arc<Metrics>,
         events: Events,
@@ -89,6 +94,7 @@ impl Desk {
     ) -> Self {
         Desk {
             client,
+            agents,
             leader,
             clock: Clock::start(),
             metrics,
@@ -100,6 +106,7 @@ impl Desk {
             litter: Notify::new(),
             runs: Mutex::default(),
             cords: Mutex::default(),
+            injections: Mutex::default(),
         }
     }
 
@@ -148,6 +155,65 @@ impl Desk {
             Change::Only(uids) => cords.retain(|uid, _| uids.contains(uid)),
         }
         drop(cords);
+        for run in lock(&self.runs).values() {
+            run.changed.notify_one();
+        }
+    }
+
+    pub fn see_injection(&self, change: Change<DeserializeGuard<Injection>>) {
+        let mut kept = lock(&self.injections);
+        let (read, injections) = &mut *kept;
+        let mut of = None;
+        match change {
+            Change::Is(DeserializeGuard(Ok(injection))) => {
+                of = Some(injection.spec.run.uid.clone());
+                injections.insert(injection.uid().unwrap_or_default(), injection);
+            }
+            Change::Is(DeserializeGuard(Err(invalid))) => {
+                tracing::error!(injection = invalid.metadata.name, error = invalid.error, "an injection cannot be read");
+            }
+            Change::Gone(injection) => {
+                of = injections.remove(injection.uid().as_deref().unwrap_or_default()).map(|gone| gone.spec.run.uid);
+            }
+            Change::Only(uids) => {
+                injections.retain(|uid, _| uids.contains(uid));
+                *read = true;
+            }
+        }
+        drop(kept);
+        for (uid, run) in lock(&self.runs).iter() {
+            if of.as_ref().is_none_or(|of| of == uid) {
+                run.changed.notify_one();
+            }
+        }
+    }
+
+    /// Orders to nodes, as one run sees them; `None` until they were read.
+    pub fn injections(&self, run_uid: &str) -> Option<Injections> {
+        let kept = lock(&self.injections);
+        let (true, injections) = &*kept else { return None };
+        let mut seen = Injections::default();
+        for injection in injections.values() {
+            let status = injection.status.clone().unwrap_or_default();
+            if injection.spec.run.uid == run_uid {
+                let InjectionStatus { phase, bite, clean, why, began: _, ended: _ } = status;
+                seen.own.insert(injection.name_any(), InjectionSeen { phase, bite, clean, why });
+            } else if injection.spec.fault.network.is_some() && !status.phase.is_over() {
+                seen.networks.insert(injection.spec.pod.uid.clone());
+            }
+        }
+        Some(seen)
+    }
+
+    /// Nodes with orders that have not ended.
+    pub fn busy_nodes(&self) -> std::collections::BTreeSet<String> {
+        let kept = lock(&self.injections);
+        let live = |injection: &&Injection| !injection.status.as_ref().is_some_and(|status| status.phase.is_over());
+        kept.1.values().filter(live).map(|injection| injection.spec.node.clone()).collect()
+    }
+
+    /// Every run's task looks again.
+    pub fn news(&self) {
         for run in lock(&self.runs).values() {
             run.changed.notify_one();
         }

@@ -3,6 +3,7 @@
 //! While it stands by it watches one object. While it leads it watches runs, game days and cords; what a single
 //! run needs is watched for that run. Nothing listens but health and metrics.
 
+mod agents;
 mod desk;
 mod events;
 mod gameday;
@@ -23,9 +24,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{Cord, GameDay, GameDayRun};
+use crate::api::{Cord, GameDay, GameDayRun, Injection};
 use crate::cluster::{Change, client, follow, leader, sweep};
 
+use agents::Agents;
 use desk::Desk;
 use events::Events;
 use health::Metrics;
@@ -46,6 +48,8 @@ pub struct Options {
     pub namespace: String,
     /// Who this is: the pod's name.
     pub identity: String,
+    /// The image that agents are started from; absent: none are, and faults that nodes hold are refused.
+    pub agent_image: Option<String>,
     /// Where health and metrics are answered.
     pub health: SocketAddr,
 }
@@ -88,7 +92,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let (busy, mut idle) = mpsc::channel(1);
     let events = Events::start(&client, &identity);
-    let desk = Arc::new(Desk::new(client, held.leader.clone(), Arc::clone(&metrics), events, stopping, busy));
+    let agents = Agents::new(&client, &options.namespace, options.agent_image.clone());
+    let desk = Arc::new(Desk::new(client, agents, held.leader.clone(), Arc::clone(&metrics), events, stopping, busy));
     let mut duties = start(&desk);
     let ended = tokio::select! {
         lost = held.keep() => Some(Error::Lost(lost)),
@@ -172,10 +177,22 @@ fn start(desk: &Arc<Desk>) -> JoinSet<&'static str> {
         "game days"
     });
 
+    let injections: Api<DeserializeGuard<Injection>> = Api::namespaced(desk.client.clone(), &desk.agents.namespace);
+    let at = Arc::clone(desk);
+    duties.spawn(async move {
+        follow(injections, config(), "injections", |change| at.see_injection(change)).await;
+        "injections"
+    });
+    let at = Arc::clone(desk);
+    duties.spawn(async move {
+        agents::tend(&at).await;
+        "agents"
+    });
+
     let at = Arc::clone(desk);
     duties.spawn(async move {
         loop {
-            if let Err(error) = sweep::sweep(&at.client, &at.leader).await {
+            if let Err(error) = sweep::sweep(&at.client, &at.agents.namespace, &at.leader).await {
                 tracing::warn!(%error, "the sweep was not finished; the next one goes on");
             }
             tokio::select! {

@@ -1,5 +1,6 @@
 //! One task for each unfinished run: turn after turn, until it is over.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -7,8 +8,8 @@ use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::api::{Entry, GameDayRun, GameDayRunStatus, RunPhase, Stop};
-use crate::cluster::{self, ClusterWorld, Inventory, Surroundings, read_replicas, record};
-use crate::engine::{Pulled, Run, Track};
+use crate::cluster::{self, ClusterWorld, Injections, Inventory, Surroundings, read_replicas, record};
+use crate::engine::{AgentSeen, Pulled, Run, Track};
 use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
 use crate::turn::{Loaded, Next, Trouble, Turn, World};
 
@@ -231,6 +232,22 @@ impl Surroundings for Around {
 
     fn probes(&self) -> Vec<Track> {
         self.samplers.iter().map(Sampler::track).collect()
+    }
+
+    fn injections(&self) -> Option<Injections> {
+        self.desk.injections(&self.seen.id.uid)
+    }
+
+    fn agents_namespace(&self) -> &str {
+        &self.desk.agents.namespace
+    }
+
+    fn agents(&self) -> BTreeMap<String, AgentSeen> {
+        self.desk.agents.seen()
+    }
+
+    fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>) {
+        self.desk.agents.need(nodes);
     }
 
     fn tell(&self, run: &Run, entries: &[Entry]) {

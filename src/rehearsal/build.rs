@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api::{Duration, Experiment, Fault, GameDaySpec, Percent, Selector, WorkloadKind, WorkloadRef};
+use crate::api::{Duration, Experiment, GameDaySpec, Percent, Selector, WorkloadKind, WorkloadRef};
 
 use super::cluster::{Amount, Behaviour, Budget, BudgetLimit, Cluster};
 use super::misfortune::Planned;
@@ -215,9 +215,8 @@ fn invent_workloads(cluster: &mut Cluster, spec: &GameDaySpec, script: &Script, 
     }
     for experiment in &spec.experiments {
         let Some(pods) = &experiment.targets.pods else { continue };
-        let takes_pods = matches!(&experiment.fault, Fault { pod_kill: Some(_), .. } | Fault { pod_evict: Some(_), .. });
         let exist = cluster.pods.values().any(|pod| pods.matches(&pod.labels));
-        if takes_pods && !exist {
+        if !exist {
             let labels = satisfying(pods);
             let name = ["app", "app.kubernetes.io/name", "app.kubernetes.io/instance", "name"]
                 .iter()

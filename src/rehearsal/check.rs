@@ -59,6 +59,8 @@ enum WoundKind {
     Lost,
     Scaled(WorkloadRef),
     Cordoned(String),
+    /// By a node, under this name.
+    Held(String),
 }
 
 impl Witness {
@@ -161,6 +163,7 @@ impl Witness {
                 let ours = held.filter(|held| held.by == self.run_uid);
                 ours.map_or(0, |held| usize::try_from(held.back - held.set).unwrap_or(1).max(1))
             }
+            WoundKind::Held(name) => usize::from(cluster.is_held(name)),
             WoundKind::Cordoned(name) => {
                 let held = cluster.nodes.get(name).is_some_and(|node| node.held_by.as_deref() == Some(&self.run_uid));
                 usize::from(held)
@@ -241,7 +244,8 @@ impl Witness {
             (What::Scale { .. }, crate::api::TargetKind::StatefulSet) => workload(WorkloadKind::StatefulSet),
             (What::Scale { .. }, _) => workload(WorkloadKind::Deployment),
             (What::Cordon, _) => WoundKind::Cordoned(target.name.clone()),
-            (What::Kill { .. } | What::Evict | What::Unscale { .. } | What::Uncordon, _) => WoundKind::Lost,
+            (What::Order(order), _) => WoundKind::Held(order.name.clone()),
+            (What::Kill { .. } | What::Evict | What::Unscale { .. } | What::Uncordon | What::Revoke(_), _) => WoundKind::Lost,
         };
         if let What::Scale { from, to } = action.what {
             self.grown |= to > from;
@@ -364,7 +368,7 @@ impl Witness {
             }
             let left = match wound.kind {
                 WoundKind::Lost => cluster.pods.contains_key(&target.uid),
-                WoundKind::Scaled(_) | WoundKind::Cordoned(_) => self.weight(wound, cluster) > 0,
+                WoundKind::Scaled(_) | WoundKind::Cordoned(_) | WoundKind::Held(_) => self.weight(wound, cluster) > 0,
             };
             if left {
                 wrong.push(format!("though the fault is still on {}", target.name));
@@ -442,6 +446,7 @@ impl Witness {
                 left.push(format!("node {name} is left with schedulable: {}", node.schedulable));
             }
         }
+        left.extend(cluster.injections.keys().filter(|name| cluster.is_held(name)).map(|name| format!("{name} is still held")));
         for left in left {
             self.violated(now, "P4", left);
         }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 
-use crate::api::{Duration, Percent, Selector, WorkloadKind, WorkloadRef};
+use crate::api::{Duration, InjectionPhase, Percent, Selector, WorkloadKind, WorkloadRef};
+use crate::engine::InjectionSeen;
 
 use super::dice::Dice;
 
@@ -26,6 +27,8 @@ pub struct Cluster {
     /// By uid.
     pub pods: BTreeMap<String, Pod>,
     pub budgets: Vec<Budget>,
+    /// Faults that nodes hold, by the name of their order.
+    pub injections: BTreeMap<String, Injected>,
     /// A Service's selector, by its name.
     pub services: BTreeMap<String, BTreeMap<String, String>>,
     /// Addresses of dead pods that are still routed to, and until when.
@@ -66,6 +69,22 @@ pub struct Held {
     pub back: i32,
     pub set: i32,
 }
+
+/// A fault on one pod, held by its node.
+#[derive(Clone, Debug)]
+pub struct Injected {
+    pub uid: String,
+    pub ordered: Timestamp,
+    pub ends: Timestamp,
+    pub revoked: Option<Timestamp>,
+    /// What it adds to an answer; a pod that is stopped does not answer.
+    pub adds: Duration,
+}
+
+/// An agent begins so long after the order, and ends so long after it is told to.
+const AGENT: Duration = Duration::from_millis(40);
+/// The first second of a fault is measured before it is reported.
+const FIRST_BITE: Duration = Duration::from_millis(1_040);
 
 /// How the pods of a workload behave.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +168,8 @@ enum Happening {
     Reconcile(WorkloadRef),
     Ready(String),
     Gone(String),
+    /// A node says something new.
+    Said,
 }
 
 /// What a Service answers.
@@ -170,6 +191,7 @@ impl Cluster {
             workloads: BTreeMap::new(),
             pods: BTreeMap::new(),
             budgets: Vec::new(),
+            injections: BTreeMap::new(),
             services: BTreeMap::new(),
             ghosts: Vec::new(),
             due: BTreeMap::new(),
@@ -179,6 +201,62 @@ impl Cluster {
 
     pub fn now(&self) -> Timestamp {
         self.now
+    }
+
+    pub fn inject(&mut self, name: &str, uid: &str, hold: Duration, adds: Duration) -> bool {
+        if self.injections.contains_key(name) {
+            return false;
+        }
+        let ends = self.now + hold.as_signed();
+        let injected = Injected { uid: uid.to_owned(), ordered: self.now, ends, revoked: None, adds };
+        self.injections.insert(name.to_owned(), injected);
+        for at in [self.now + AGENT.as_signed(), self.now + FIRST_BITE.as_signed(), ends] {
+            self.happen_at(at, Happening::Said);
+        }
+        self.changes += 1;
+        self.pods.contains_key(uid)
+    }
+
+    /// Ends it, or keeps it from ever beginning.
+    pub fn revoke(&mut self, name: &str, uid: &str) {
+        let now = self.now;
+        self.inject(name, uid, Duration::ZERO, Duration::ZERO);
+        if let Some(injected) = self.injections.get_mut(name) {
+            injected.revoked.get_or_insert(now);
+        }
+        self.happen_at(now + AGENT.as_signed(), Happening::Said);
+        self.changes += 1;
+    }
+
+    /// When a fault is over.
+    fn over(&self, injected: &Injected) -> Timestamp {
+        injected.revoked.map_or(injected.ends, |revoked| (revoked + AGENT.as_signed()).min(injected.ends))
+    }
+
+    pub fn is_held(&self, name: &str) -> bool {
+        let held = |injected: &Injected| self.pods.contains_key(&injected.uid) && self.now < self.over(injected);
+        self.injections.get(name).is_some_and(held)
+    }
+
+    /// As the node says it.
+    pub fn injections_seen(&self) -> BTreeMap<String, InjectionSeen> {
+        let seen = |injected: &Injected| {
+            let bite = self.now >= injected.ordered + FIRST_BITE.as_signed();
+            let over = self.now >= self.over(injected);
+            let (phase, why) = match (self.pods.contains_key(&injected.uid), over) {
+                (false, _) => (InjectionPhase::Lost, "the target is gone"),
+                (true, true) => (InjectionPhase::Cleared, "ended as ordered"),
+                (true, false) if self.now < injected.ordered + AGENT.as_signed() => (InjectionPhase::Pending, "ordered"),
+                (true, false) => (InjectionPhase::Holding, "in force"),
+            };
+            InjectionSeen {
+                phase,
+                bite: (bite && self.over(injected) >= injected.ordered + FIRST_BITE.as_signed()).then(|| "measured".to_owned()),
+                clean: phase.is_over().then(|| "read back by the node".to_owned()),
+                why: Some(why.to_owned()),
+            }
+        };
+        self.injections.iter().map(|(name, injected)| (name.clone(), seen(injected))).collect()
     }
 
     /// When something happens next by itself.
@@ -199,6 +277,7 @@ impl Cluster {
                 Happening::Reconcile(of) => self.reconcile(&of),
                 Happening::Ready(uid) => self.become_ready(&uid),
                 Happening::Gone(uid) => self.end(&uid),
+                Happening::Said => self.changes += 1,
             }
         }
         self.now = self.now.max(until);
@@ -338,6 +417,18 @@ impl Cluster {
         if behaviour.down || serving == 0 || self.dice.index(serving + ghosts) >= serving {
             return Reply::Refused;
         }
+        let slowed: Vec<Duration> = self
+            .injections
+            .iter()
+            .filter(|(name, injected)| {
+                self.is_held(name) && self.pods.get(&injected.uid).is_some_and(|pod| pod.ready && matches(&pod.labels))
+            })
+            .map(|(_, injected)| injected.adds)
+            .collect();
+        let added = match slowed.len() {
+            0 => Duration::ZERO,
+            _ => slowed.get(self.dice.index(serving)).copied().unwrap_or(Duration::ZERO),
+        };
         let wanted: i32 = of.iter().map(|of| self.workloads[of].replicas).sum();
         let wanted = u64::try_from(wanted).unwrap_or(0).max(1);
         let mut base = behaviour.latency;
@@ -349,7 +440,7 @@ impl Cluster {
         // Half of an answer's time grows with the load that each pod carries.
         let load = 50 + 50 * wanted.max(serving as u64) / serving as u64;
         let noise = 85 + self.dice.below(45);
-        Reply::Answered(base.as_millis() as f64 * load as f64 / 100.0 * noise as f64 / 100.0)
+        Reply::Answered(base.as_millis() as f64 * load as f64 / 100.0 * noise as f64 / 100.0 + added.as_millis() as f64)
     }
 
     /// Whether a host of this name would be found.

@@ -8,7 +8,10 @@ use jiff::Timestamp;
 
 use crate::api::{Duration, Entry, GameDayRunStatus, Stop, TargetKind, WorkloadKind, WorkloadRef};
 use crate::engine::admit::Candidates;
-use crate::engine::{Action, Answer, NodeSeen, Observation, Outcome, Permission, PodSeen, Pulled, Run, What, WorkloadSeen};
+use crate::engine::{
+    Action, AgentSeen, Answer, InjectionSeen, NodeSeen, Observation, Outcome, Permission, PodSeen, Pulled, Run, What,
+    WorkloadSeen,
+};
 use crate::turn::{Loaded, RecordError};
 
 use super::check::Witness;
@@ -22,6 +25,9 @@ const WATCH: Duration = Duration::from_millis(10);
 /// Another operator takes over after up to this long. Shorter than a Lease lasts, so that more of the run is
 /// left to go wrong.
 const TAKEOVER: Duration = Duration::from_secs(6);
+
+/// Longer than any probe waits.
+const NEVER: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug)]
 pub struct Stage {
@@ -80,6 +86,7 @@ struct View {
     pods: Vec<PodSeen>,
     nodes: Vec<NodeSeen>,
     workloads: BTreeMap<WorkloadRef, Option<WorkloadSeen>>,
+    injections: BTreeMap<String, InjectionSeen>,
 }
 
 /// Something that was told, with the run as recorded then.
@@ -385,6 +392,8 @@ impl Stage {
                     labels: pod.labels.clone(),
                     ready: pod.ready,
                     terminating: pod.ends.is_some(),
+                    containers: vec![("app".to_owned(), uid.clone())],
+                    host_network: false,
                 })
                 .collect(),
             nodes: nodes
@@ -398,6 +407,7 @@ impl Stage {
                 })
                 .collect(),
             workloads,
+            injections: self.cluster.injections_seen(),
         }
     }
 
@@ -436,7 +446,8 @@ impl Stage {
                 station.frozen = None;
             }
         }
-        let View { deleted, stop, cord, pods, nodes, workloads } = view;
+        let View { deleted, stop, cord, pods, nodes, workloads, injections } = view;
+        let agents = self.cluster.nodes.keys().map(|name| (name.clone(), AgentSeen::Ready { cannot: BTreeMap::new() })).collect();
         let recorded = run.status.experiments.iter().flat_map(|experiment| &experiment.targets);
         let gone = recorded
             .filter(|target| target.kind == TargetKind::Pod && !self.cluster.pods.contains_key(&target.uid))
@@ -456,6 +467,9 @@ impl Stage {
             permissions: answers,
             probes: self.stations[me].sampler.as_ref().map(Sampler::tracks).unwrap_or_default(),
             outcomes: BTreeMap::new(),
+            injections,
+            networks: Default::default(),
+            agents,
         }
     }
 
@@ -515,6 +529,19 @@ impl Stage {
             What::Scale { from, to } => self.scale(workload.as_ref(), action, &holder, *from, *to),
             What::Unscale { set, back } => {
                 self.unscale(workload.as_ref(), Some(&action.target.uid), &holder, *set, *back);
+                (false, Outcome::Done)
+            }
+            What::Order(order) => {
+                let adds = match (&order.fault.network, &order.fault.pause) {
+                    (Some(network), None) if network.partition == Some(true) => NEVER,
+                    (Some(network), None) => network.delay.unwrap_or_default(),
+                    (None, Some(_)) => NEVER,
+                    (None, None) | (Some(_), Some(_)) => Duration::ZERO,
+                };
+                (self.cluster.inject(&order.name, &action.target.uid, order.hold, adds), Outcome::Done)
+            }
+            What::Revoke(order) => {
+                self.cluster.revoke(&order.name, &action.target.uid);
                 (false, Outcome::Done)
             }
             What::Cordon => self.cordon(action, &holder),
@@ -609,6 +636,23 @@ impl Stage {
                 self.uncordon(&name, &holder);
                 found.push(format!("Node/{name}"));
             }
+        }
+        let held: Vec<(String, String)> = self
+            .cluster
+            .injections
+            .iter()
+            .filter(|(name, _)| self.cluster.is_held(name))
+            .map(|(name, injected)| (name.clone(), injected.uid.clone()))
+            .collect();
+        let must_wait = !held.is_empty();
+        for (name, uid) in held {
+            self.cluster.revoke(&name, &uid);
+            found.push(name);
+        }
+        // The nodes need a moment for what they are told.
+        let moment = self.now() + jiff::SignedDuration::from_millis(100);
+        if must_wait {
+            self.cluster.advance_to(moment);
         }
         self.spread_news();
         found

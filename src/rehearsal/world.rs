@@ -2,6 +2,7 @@
 //! a little more on its way back; misfortunes are put at its effect. Every call is counted.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -153,6 +154,10 @@ impl World for Pretend {
             Ok(()) => outcome,
             Err(trouble) => Outcome::Failed(trouble.to_string()),
         }
+    }
+
+    fn need(&self, _run: &Run, _nodes: &BTreeMap<String, BTreeSet<String>>) {
+        // Pretended nodes have their agents.
     }
 
     fn tell(&self, run: &Run, entries: &[Entry]) {

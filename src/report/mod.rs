@@ -36,7 +36,7 @@ fn experiments<'a>(run: &'a GameDayRun, status: &'a GameDayRunStatus) -> Vec<(&'
 
 /// `podKill, grace period 0s, every 10s`.
 pub fn fault(fault: &Fault) -> String {
-    let Fault { pod_kill, pod_evict, scale, cordon } = fault;
+    let Fault { pod_kill, pod_evict, scale, cordon, .. } = fault;
     let mut parts = Vec::new();
     if let Some(kill) = pod_kill {
         parts.push("podKill".to_owned());
@@ -58,12 +58,27 @@ pub fn fault(fault: &Fault) -> String {
     if cordon.is_some() {
         parts.push("cordon".to_owned());
     }
+    if parts.is_empty() {
+        parts.extend(held(fault));
+    }
     parts.join(", ")
+}
+
+/// `network, delay 200ms, jitter 20ms`: a fault that a node holds, in the words that it was written with.
+fn held(fault: &Fault) -> Vec<String> {
+    let written = serde_json::to_value(fault).unwrap_or_default();
+    let Some((name, words)) = written.as_object().and_then(|object| object.iter().next()) else { return Vec::new() };
+    let words = words.as_object().into_iter().flatten().map(|(word, value)| match value {
+        serde_json::Value::String(text) => format!("{word} {text}"),
+        serde_json::Value::Bool(true) => word.clone(),
+        value => format!("{word} {value}"),
+    });
+    std::iter::once(name.clone()).chain(words).collect()
 }
 
 /// `1 of the pods with app=checkout`.
 pub fn targets(targets: &Targets) -> String {
-    let Targets { pods, nodes, workload, choose } = targets;
+    let Targets { pods, nodes, workload, choose, container: _ } = targets;
     if let Some(workload) = workload {
         return workload.to_string();
     }

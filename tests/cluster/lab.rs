@@ -220,6 +220,7 @@ impl Operator {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_gameday"))
             .args(["operator", "--namespace", OPERATOR_NAMESPACE, "--identity", identity, "--listen", "127.0.0.1:0"])
+            .args(["--agent-image", "lab.test/gameday:1"])
             .env("KUBECONFIG", operator_kubeconfig())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle of the log"))
@@ -254,6 +255,7 @@ fn install() {
             "crd/gamedays.gameday.dev",
             "crd/gamedayruns.gameday.dev",
             "crd/cords.gameday.dev",
+            "crd/injections.gameday.dev",
         ]);
     });
 }
@@ -263,14 +265,19 @@ fn operator_kubeconfig() -> PathBuf {
     static ONCE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     ONCE.get_or_init(|| {
         let token = kubectl(&["-n", OPERATOR_NAMESPACE, "create", "token", "gameday", "--duration=6h"]);
-        let view = kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"]);
-        let mut config: serde_json::Value = serde_json::from_str(&view).expect("a kubeconfig");
-        config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
-        let path = std::env::temp_dir().join(format!("gameday-operator-{}.kubeconfig", std::process::id()));
-        std::fs::write(&path, config.to_string()).expect("the kubeconfig is written");
-        path
+        token_kubeconfig("operator", token.trim())
     })
     .clone()
+}
+
+/// The lab's kubeconfig for somebody who has this token, and nothing else.
+pub fn token_kubeconfig(who: &str, token: &str) -> PathBuf {
+    let view = kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"]);
+    let mut config: serde_json::Value = serde_json::from_str(&view).expect("a kubeconfig");
+    config["users"][0]["user"] = serde_json::json!({"token": token});
+    let path = std::env::temp_dir().join(format!("gameday-{who}-{}.kubeconfig", std::process::id()));
+    std::fs::write(&path, config.to_string()).expect("the kubeconfig is written");
+    path
 }
 
 /// The command line, as a user types it.
@@ -347,6 +354,7 @@ metadata: {name: breaker, namespace: NAMESPACE}
 rules:
 - {apiGroups: [""], resources: [pods], verbs: [delete]}
 - {apiGroups: [""], resources: [pods/eviction], verbs: [create]}
+- {apiGroups: [gameday.dev], resources: [injections], verbs: [create]}
 - {apiGroups: [apps], resources: [deployments/scale, statefulsets/scale], verbs: [patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1

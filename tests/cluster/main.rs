@@ -7,6 +7,7 @@ mod budget;
 mod cord;
 mod crash;
 mod deletion;
+mod held;
 mod install;
 mod lab;
 mod leaders;

@@ -114,7 +114,7 @@ fn experiments(dice: &mut Dice, apps: &[&str], kinds: &[&str]) -> Vec<Value> {
             let selector = if dice.chance(85) { json!({"app": app}) } else { json!({"tier": "front"}) };
             let every = dice.chance(40).then(|| dice.ms(1_000, 4_000));
             let grace = dice.chance(70).then(|| format!("{}s", dice.between(0, 3)));
-            (experiment["targets"], experiment["fault"]) = match dice.between(1, 6) {
+            (experiment["targets"], experiment["fault"]) = match dice.between(1, 8) {
                 1 | 2 => {
                     let mut kill = json!({});
                     if let Some(every) = every {
@@ -136,6 +136,15 @@ fn experiments(dice: &mut Dice, apps: &[&str], kinds: &[&str]) -> Vec<Value> {
                         json!({"percent": dice.between(50, 100)})
                     };
                     (json!({"workload": {"kind": kind, "name": app}}), json!({"scale": to}))
+                }
+                6 | 7 => {
+                    let fault = match dice.between(1, 4) {
+                        1 => json!({"cpu": {"percent": 50}}),
+                        2 => json!({"pause": {}}),
+                        3 => json!({"network": {"partition": true}}),
+                        _ => json!({"network": {"delay": dice.ms(10, 900)}}),
+                    };
+                    (json!({"pods": {"matchLabels": selector}}), fault)
                 }
                 _ => (json!({"nodes": {"matchLabels": {"pool": "shop"}}}), json!({"cordon": {}})),
             };

@@ -2,7 +2,7 @@
 
 use super::cli::gameday;
 
-const GAME_DAYS: [&str; 5] = ["checkout", "node-drain", "payments-down", "rolling-kill", "weekly"];
+const GAME_DAYS: [&str; 7] = ["checkout", "node-drain", "payments-down", "pressure", "rolling-kill", "slow-network", "weekly"];
 
 #[test]
 fn each_example_is_sound() {

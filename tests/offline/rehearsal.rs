@@ -42,7 +42,7 @@ fn every_scenario_unfolds_as_written_down() {
 }
 
 /// One game day for each fault, one that repeats, and a graph; short, so that each call can be crashed in turn.
-const GAMEDAYS: [(&str, &str); 7] = [
+const GAMEDAYS: [(&str, &str); 8] = [
     (
         "podKill",
         "[{name: kill, targets: {pods: {matchLabels: {app: checkout}}, choose: {count: 2}}, fault: {podKill: {gracePeriod: 0s}}, hold: 3s}]",
@@ -64,6 +64,11 @@ const GAMEDAYS: [(&str, &str); 7] = [
         "[{name: shrink, targets: {workload: {kind: Deployment, name: checkout}}, fault: {scale: {replicas: 3}}, hold: 3s}]",
     ),
     ("cordon", "[{name: close, targets: {nodes: {matchLabels: {pool: shop}}}, fault: {cordon: {}}, hold: 3s}]"),
+    (
+        "held",
+        "[{name: slow, targets: {pods: {matchLabels: {app: checkout}}}, fault: {network: {delay: 50ms}}, hold: 3s},
+          {name: busy, targets: {pods: {matchLabels: {app: checkout}}, choose: {count: 2}}, fault: {cpu: {percent: 50}}, hold: 3s}]",
+    ),
     (
         "graph",
         "[{name: kill, targets: {pods: {matchLabels: {app: checkout}}}, fault: {podKill: {gracePeriod: 0s}}, hold: 2s, after: []},

@@ -13,6 +13,7 @@ pub fn kind_of(kind: &Kind) -> FaultKind {
         Kind::PodEvict { .. } => FaultKind::PodEvict,
         Kind::Scale(_) => FaultKind::Scale,
         Kind::Cordon => FaultKind::Cordon,
+        Kind::Hold(held) => held.kind,
     }
 }
 

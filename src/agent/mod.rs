@@ -1,0 +1,460 @@
+//! The agent of one node: orders become holders, and what holders say becomes status.
+//!
+//! It listens on nothing and executes nothing but its own file. What it holds ends with it.
+
+mod deadman;
+mod order;
+mod proc;
+mod spawner;
+mod status;
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::ChildStdin;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::api::{ANNOTATION_CANNOT, Cord, CordSpec, Injection, InjectionPhase, InjectionSpec, InjectionStatus};
+use crate::cluster::{Change, client, follow, leader};
+use crate::holder::{Bite, Clean, Event};
+
+use spawner::{Heard, Spawner};
+use status::Statuses;
+
+/// The deadman is asked this often.
+const TICK: Duration = Duration::from_millis(250);
+/// The agent says that it is there this often.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A measurement among many is written this often at most.
+const REFRESH: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub kubeconfig: Option<std::path::PathBuf>,
+    pub node: String,
+    /// Of agents and their orders.
+    pub namespace: String,
+    /// Where the operator's Lease is.
+    pub operator_namespace: String,
+    /// Uid of this agent's pod.
+    pub identity: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    NoConnection(#[from] client::NoConnection),
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+    #[error("what this node can hold could not be tried: {0}")]
+    Checks(String),
+    #[error("a watch that should go on for ever has ended")]
+    Ended,
+}
+
+/// What a watch or a holder says.
+enum News {
+    Injection(Box<Change<DeserializeGuard<Injection>>>),
+    Cord(Box<Change<DeserializeGuard<Cord>>>),
+    /// The operator's Lease has changed, and somebody holds it.
+    Renewed,
+}
+
+/// Runs the agent until SIGTERM or SIGINT. What it holds is reverted then.
+///
+/// # Errors
+/// It cannot begin.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let strangers = proc::end_strangers();
+    if strangers > 0 {
+        tracing::warn!(strangers, "ended holders that a dead agent had left");
+    }
+    let checks = spawner::checks().map_err(Error::Checks)?;
+    let cannot: BTreeMap<String, String> = checks.into_iter().filter_map(|check| Some((check.fault, check.cannot?))).collect();
+    let client = client::connect(options.kubeconfig.as_deref()).await?;
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let spawner = Spawner::start(heard)?;
+    let (told, mut news) = mpsc::unbounded_channel();
+    let watching = watch(&client, &options, &told);
+    let mut watching = std::pin::pin!(watching);
+    let beating = heartbeat(&client, &options, &cannot);
+    let mut beating = std::pin::pin!(beating);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut agent = Agent {
+        spawner,
+        statuses: Statuses::new(&client, &options.namespace),
+        holds: HashMap::new(),
+        orders: HashMap::new(),
+        cords: HashMap::new(),
+        cords_read: false,
+        renewed: None,
+    };
+    tracing::info!(node = options.node, ?cannot, "ready");
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = tick.tick() => {}
+            Some(said) = news.recv() => agent.learn(said),
+            Some((name, said)) = hears.recv() => agent.hear(&name, said),
+            () = &mut watching => return Err(Error::Ended),
+            () = &mut beating => return Err(Error::Ended),
+        }
+        agent.look();
+    }
+    // Holders end when their pipes are closed, and die with this process.
+    agent.end_all("the agent was asked to stop");
+    let last_words = async {
+        while !agent.holds.is_empty() {
+            let Some((name, said)) = hears.recv().await else { break };
+            agent.hear(&name, said);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    if tokio::time::timeout(Duration::from_secs(3), last_words).await.is_err() {
+        tracing::warn!("some holders did not say their last words");
+    }
+    Ok(())
+}
+
+async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<News>) {
+    let tell = |news: News| {
+        // The receiver lives as long as this.
+        let _ = told.send(news);
+    };
+    let orders: Api<DeserializeGuard<Injection>> = Api::namespaced(client.clone(), &options.namespace);
+    let config = watcher::Config::default().fields(&format!("spec.node={}", options.node));
+    let orders = follow(orders, config, "injections", |change| tell(News::Injection(Box::new(change))));
+    let cords: Api<DeserializeGuard<Cord>> = Api::all(client.clone());
+    let cords = follow(cords, watcher::Config::default(), "cords", |change| tell(News::Cord(Box::new(change))));
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &options.operator_namespace);
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", leader::LEASE));
+    let mut version = None;
+    let lease = follow(leases, config, "lease", |change| {
+        if let Change::Is(lease) = change {
+            let held = lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.as_deref().is_some_and(|who| !who.is_empty()));
+            // A watch that is taken up again shows the same once more: that is no renewal.
+            if held && version != lease.resource_version() {
+                version = lease.resource_version();
+                tell(News::Renewed);
+            }
+        }
+    });
+    tokio::join!(orders, cords, lease);
+}
+
+/// Says again and again that this agent is there, and what it cannot do.
+async fn heartbeat(client: &Client, options: &Options, cannot: &BTreeMap<String, String>) {
+    let api: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
+    let cannot = serde_json::to_string(cannot).unwrap_or_default();
+    loop {
+        let spec = LeaseSpec {
+            holder_identity: Some(options.identity.clone()),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            lease_duration_seconds: Some(15),
+            ..LeaseSpec::default()
+        };
+        let change = serde_json::json!({"metadata": {"annotations": {ANNOTATION_CANNOT: cannot}}, "spec": spec});
+        let mut said = client::ask(api.patch(&options.node, &PatchParams::default(), &Patch::Merge(change))).await.map(drop);
+        if said.as_ref().is_err_and(client::Error::is_not_found) {
+            let annotations = BTreeMap::from([(ANNOTATION_CANNOT.to_owned(), cannot.clone())]);
+            let metadata =
+                ObjectMeta { name: Some(options.node.clone()), annotations: Some(annotations), ..ObjectMeta::default() };
+            said = client::ask(api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) })).await.map(drop);
+        }
+        let pause = match said {
+            Ok(()) => HEARTBEAT,
+            Err(error) => {
+                tracing::warn!(%error, "could not say that it is here; it is tried again");
+                Duration::from_secs(1)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+struct Agent {
+    spawner: Spawner,
+    statuses: Statuses,
+    /// Holders that live, by the name of their order.
+    holds: HashMap<String, Hold>,
+    /// By uid.
+    orders: HashMap<String, Injection>,
+    cords: HashMap<String, Cord>,
+    cords_read: bool,
+    /// When the operator's lease was last seen to change.
+    renewed: Option<Instant>,
+}
+
+struct Hold {
+    namespace: String,
+    /// Closing it is the order to end.
+    pipe: Option<ChildStdin>,
+    /// Why it was ended before its time.
+    cut: Option<String>,
+    status: InjectionStatus,
+    written: Instant,
+}
+
+impl Agent {
+    fn learn(&mut self, news: News) {
+        match news {
+            News::Injection(change) => self.learn_order(*change),
+            News::Cord(change) => self.learn_cord(*change),
+            News::Renewed => self.renewed = Some(Instant::now()),
+        }
+    }
+
+    fn learn_order(&mut self, change: Change<DeserializeGuard<Injection>>) {
+        match change {
+            Change::Is(DeserializeGuard(Ok(injection))) => {
+                self.orders.insert(injection.uid().unwrap_or_default(), injection);
+            }
+            Change::Is(DeserializeGuard(Err(invalid))) => {
+                let name = invalid.metadata.name.clone().unwrap_or_default();
+                tracing::error!(injection = name, error = invalid.error, "an order cannot be read");
+                self.refuse(&name, format!("the order cannot be read: {}", invalid.error));
+            }
+            Change::Gone(gone) => {
+                let name = gone.name_any();
+                self.orders.remove(gone.uid().as_deref().unwrap_or_default());
+                self.end(&name, "its order was deleted");
+            }
+            Change::Only(uids) => {
+                let gone: Vec<Injection> = {
+                    let (kept, gone) = std::mem::take(&mut self.orders).into_iter().partition(|(uid, _)| uids.contains(uid));
+                    let gone: HashMap<String, Injection> = gone;
+                    self.orders = kept;
+                    gone.into_values().collect()
+                };
+                for gone in gone {
+                    self.end(&gone.name_any(), "its order was deleted");
+                }
+            }
+        }
+    }
+
+    fn learn_cord(&mut self, change: Change<DeserializeGuard<Cord>>) {
+        match change {
+            Change::Is(DeserializeGuard(Ok(cord))) => {
+                self.cords.insert(cord.uid().unwrap_or_default(), cord);
+            }
+            Change::Is(DeserializeGuard(Err(invalid))) => {
+                // In doubt, revert: a cord that cannot be read covers everything.
+                let uid = invalid.metadata.uid.clone().unwrap_or_default();
+                let spec = CordSpec { reason: "it cannot be read".to_owned(), by: None, namespaces: Vec::new() };
+                self.cords.insert(uid, Cord::new(invalid.metadata.name.as_deref().unwrap_or_default(), spec));
+            }
+            Change::Gone(DeserializeGuard(gone)) => {
+                let uid = match gone {
+                    Ok(cord) => cord.uid(),
+                    Err(invalid) => invalid.metadata.uid,
+                };
+                self.cords.remove(&uid.unwrap_or_default());
+            }
+            Change::Only(uids) => {
+                self.cords.retain(|uid, _| uids.contains(uid));
+                self.cords_read = true;
+            }
+        }
+    }
+
+    fn must_stop(&self, name: &str, namespace: &str) -> Option<String> {
+        let lease = self.renewed.map_or(Duration::MAX, |renewed| renewed.elapsed());
+        let cords: Vec<Cord> = self.cords.values().cloned().collect();
+        deadman::must_stop(&[deadman::Order { name, namespace }], lease, &cords).into_iter().next().map(|(_, why)| why)
+    }
+
+    /// What is to be begun or ended now.
+    fn look(&mut self) {
+        let held: Vec<(String, String)> = self.holds.iter().map(|(name, hold)| (name.clone(), hold.namespace.clone())).collect();
+        for (name, namespace) in held {
+            if let Some(why) = self.must_stop(&name, &namespace) {
+                self.end(&name, &why);
+            }
+        }
+        let orders: Vec<Injection> = self.orders.values().cloned().collect();
+        for order in orders {
+            self.follow_order(&order);
+        }
+    }
+
+    fn follow_order(&mut self, order: &Injection) {
+        let name = order.name_any();
+        let spec = &order.spec;
+        if let Some(hold) = self.holds.get_mut(&name) {
+            if spec.revert {
+                hold.pipe = None;
+            }
+            return;
+        }
+        let recorded = order.status.clone().unwrap_or_default();
+        match recorded.phase {
+            InjectionPhase::Cleared | InjectionPhase::Lost | InjectionPhase::Refused => {}
+            InjectionPhase::Holding => {
+                // This process did not begin it: the holder ended with the agent that did.
+                let clean = Some("the holder died with its agent, and no other is on this node".to_owned());
+                self.over(
+                    &name,
+                    InjectionStatus {
+                        phase: InjectionPhase::Lost,
+                        clean,
+                        why: Some("the agent was started anew".to_owned()),
+                        ended: Some(Timestamp::now()),
+                        ..recorded
+                    },
+                );
+            }
+            InjectionPhase::Pending if spec.revert => {
+                let clean = Some("it was never begun".to_owned());
+                self.over(
+                    &name,
+                    InjectionStatus {
+                        phase: InjectionPhase::Cleared,
+                        clean,
+                        why: Some("reverted before it was begun".to_owned()),
+                        ended: Some(Timestamp::now()),
+                        ..recorded
+                    },
+                );
+            }
+            InjectionPhase::Pending => self.begin(&name, spec),
+        }
+    }
+
+    fn begin(&mut self, name: &str, spec: &InjectionSpec) {
+        if !self.cords_read || self.renewed.is_none() {
+            return;
+        }
+        if let Some(why) = self.must_stop(name, &spec.run.namespace) {
+            return self.refuse(name, why);
+        }
+        let container = spec.container.as_deref().unwrap_or_default();
+        let order = proc::of_container(container, &spec.pod.uid).and_then(|pid| order::of(spec, pid));
+        match order {
+            Err(why) => self.refuse(name, why),
+            Ok(order) => {
+                tracing::info!(injection = name, pod = spec.pod.name, "beginning");
+                let status = InjectionStatus { why: Some("a holder starts".to_owned()), ..InjectionStatus::default() };
+                let namespace = spec.run.namespace.clone();
+                let hold = Hold { namespace, pipe: None, cut: None, status, written: Instant::now() };
+                self.holds.insert(name.to_owned(), hold);
+                self.spawner.hold(name, order);
+            }
+        }
+    }
+
+    fn refuse(&mut self, name: &str, why: String) {
+        self.over(
+            name,
+            InjectionStatus {
+                phase: InjectionPhase::Refused,
+                why: Some(why),
+                ended: Some(Timestamp::now()),
+                ..InjectionStatus::default()
+            },
+        );
+    }
+
+    /// The last of an order: remembered, so that a late look does not begin it again.
+    fn over(&mut self, name: &str, status: InjectionStatus) {
+        tracing::info!(injection = name, phase = ?status.phase, why = status.why, clean = status.clean, "over");
+        for order in self.orders.values_mut().filter(|order| order.name_any() == name) {
+            order.status = Some(status.clone());
+        }
+        self.statuses.write(name, status);
+    }
+
+    fn end(&mut self, name: &str, why: &str) {
+        if let Some(hold) = self.holds.get_mut(name)
+            && hold.cut.is_none()
+        {
+            tracing::warn!(injection = name, why, "ending before its time");
+            hold.cut = Some(why.to_owned());
+            hold.pipe = None;
+        }
+    }
+
+    fn end_all(&mut self, why: &str) {
+        let names: Vec<String> = self.holds.keys().cloned().collect();
+        for name in names {
+            self.end(&name, why);
+        }
+    }
+
+    fn hear(&mut self, name: &str, heard: Heard) {
+        let Some(hold) = self.holds.get_mut(name) else { return };
+        match heard {
+            Heard::Started(Ok(pipe)) => {
+                let revert = self.orders.values().any(|order| order.name_any() == name && order.spec.revert);
+                if hold.cut.is_none() && !revert {
+                    hold.pipe = Some(pipe);
+                }
+            }
+            Heard::Started(Err(why)) => {
+                self.holds.remove(name);
+                self.refuse(name, why);
+            }
+            Heard::Said(Event::Started(started)) => {
+                hold.status.phase = InjectionPhase::Holding;
+                hold.status.began = Some(Timestamp::now());
+                hold.status.why = Some(started.says);
+                let status = hold.status.clone();
+                self.statuses.write(name, status);
+            }
+            Heard::Said(Event::Bite(Bite { bit, says, figures: _ })) => {
+                let first = bit && hold.status.bite.is_none();
+                if bit {
+                    hold.status.bite = Some(says);
+                } else {
+                    hold.status.why = Some(says);
+                }
+                if first || hold.written.elapsed() >= REFRESH {
+                    hold.written = Instant::now();
+                    let status = hold.status.clone();
+                    self.statuses.write(name, status);
+                }
+            }
+            Heard::Said(Event::Refused { why }) => self.finish(name, InjectionPhase::Refused, why, None),
+            Heard::Said(Event::Cleared { end, clean }) => {
+                self.finish(name, InjectionPhase::Cleared, format!("ended: {end:?}"), Some(clean));
+            }
+            Heard::Said(Event::Lost { why, clean }) => self.finish(name, InjectionPhase::Lost, why, Some(clean)),
+            // Without a last word: killed.
+            Heard::Ended => {
+                let clean = Clean { clean: true, says: "the holder is gone, and the kernel took back what it held".to_owned() };
+                self.finish(name, InjectionPhase::Lost, "the holder was killed".to_owned(), Some(clean));
+            }
+        }
+    }
+
+    fn finish(&mut self, name: &str, phase: InjectionPhase, why: String, clean: Option<Clean>) {
+        let Some(Hold { cut, mut status, .. }) = self.holds.remove(name) else { return };
+        (status.phase, status.why) = match (phase, cut) {
+            (InjectionPhase::Cleared, Some(cut)) => (InjectionPhase::Lost, Some(cut)),
+            (phase, Some(cut)) => (phase, Some(format!("{why}; {cut}"))),
+            (phase, None) => (phase, Some(why)),
+        };
+        match clean {
+            Some(Clean { clean: true, says }) => status.clean = Some(says),
+            Some(Clean { clean: false, says }) => status.why = Some(format!("NOT CLEAN: {says}")),
+            None => {}
+        }
+        status.ended = Some(Timestamp::now());
+        self.over(name, status);
+        if !self.orders.values().any(|order| order.name_any() == name) {
+            self.statuses.forget(name);
+        }
+    }
+}

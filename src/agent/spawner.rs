@@ -1,0 +1,94 @@
+//! Starts holders, from one thread that never ends: a holder dies with the thread that started it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::holder::{Check, Event, Order};
+
+/// What is heard of a holder. Each holder says a line a second, so this needs no bound.
+#[derive(Debug)]
+pub enum Heard {
+    /// It cannot be started, and why; or the pipe by which it is told: closing it is the order to end.
+    Started(Result<ChildStdin, String>),
+    Said(Event),
+    /// It is gone.
+    Ended,
+}
+
+pub struct Spawner {
+    orders: mpsc::Sender<(String, Order)>,
+}
+
+impl Spawner {
+    /// # Errors
+    /// No thread can be made.
+    pub fn start(heard: UnboundedSender<(String, Heard)>) -> std::io::Result<Self> {
+        let (orders, taken) = mpsc::channel::<(String, Order)>();
+        std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+            for (name, order) in taken {
+                let started = start(&order);
+                let (told, child) = match started {
+                    Ok((stdin, child)) => (Ok(stdin), Some(child)),
+                    Err(error) => (Err(format!("a holder cannot be started: {error}")), None),
+                };
+                // Nobody who hears is an agent that ends.
+                let _ = heard.send((name.clone(), Heard::Started(told)));
+                if let Some(child) = child {
+                    let heard = heard.clone();
+                    std::thread::spawn(move || listen(child, &name, &heard));
+                }
+            }
+            // Only where the agent itself is gone.
+        })?;
+        Ok(Spawner { orders })
+    }
+
+    pub fn hold(&self, name: &str, order: Order) {
+        // The thread never ends before this does.
+        let _ = self.orders.send((name.to_owned(), order));
+    }
+}
+
+fn start(order: &Order) -> std::io::Result<(ChildStdin, Child)> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg("hold")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    let mut stdin = child.stdin.take().ok_or_else(|| std::io::Error::other("no pipe"))?;
+    let mut line = serde_json::to_vec(order).map_err(std::io::Error::other)?;
+    line.push(b'\n');
+    stdin.write_all(&line)?;
+    Ok((stdin, child))
+}
+
+fn listen(mut child: Child, name: &str, heard: &UnboundedSender<(String, Heard)>) {
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            match serde_json::from_str(&line) {
+                Ok(event) => {
+                    let _ = heard.send((name.to_owned(), Heard::Said(event)));
+                }
+                Err(error) => tracing::warn!(injection = name, %error, line, "a holder said what is not understood"),
+            }
+        }
+    }
+    if let Err(error) = child.wait() {
+        tracing::warn!(injection = name, %error, "a holder could not be waited for");
+    }
+    let _ = heard.send((name.to_owned(), Heard::Ended));
+}
+
+/// What this node can hold, tried by a holder's own program.
+///
+/// # Errors
+/// It could not be tried.
+pub fn checks() -> Result<Vec<Check>, String> {
+    let output = Command::new("/proc/self/exe").args(["hold", "--check"]).output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))).collect()
+}

@@ -1,0 +1,58 @@
+//! Writes what became of each order, again and again until it is written.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use tokio::sync::watch;
+
+use crate::api::{Injection, InjectionStatus};
+use crate::cluster::client::ask;
+
+/// A write without an answer is tried again this soon: an end that nobody knows of keeps a run waiting.
+const AGAIN: Duration = Duration::from_millis(500);
+
+pub struct Statuses {
+    api: Api<Injection>,
+    of: HashMap<String, watch::Sender<InjectionStatus>>,
+}
+
+impl Statuses {
+    pub fn new(client: &Client, namespace: &str) -> Self {
+        Statuses { api: Api::namespaced(client.clone(), namespace), of: HashMap::new() }
+    }
+
+    pub fn write(&mut self, name: &str, status: InjectionStatus) {
+        if let Some(sender) = self.of.get(name) {
+            sender.send_replace(status);
+            return;
+        }
+        let (sender, wanted) = watch::channel(status);
+        tokio::spawn(keep_writing(self.api.clone(), name.to_owned(), wanted));
+        self.of.insert(name.to_owned(), sender);
+    }
+
+    pub fn forget(&mut self, name: &str) {
+        self.of.remove(name);
+    }
+}
+
+async fn keep_writing(api: Api<Injection>, name: String, mut wanted: watch::Receiver<InjectionStatus>) {
+    loop {
+        let status = wanted.borrow_and_update().clone();
+        let change = serde_json::json!({"status": status});
+        match ask(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(change))).await {
+            Ok(_) => {
+                if wanted.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.is_not_found() => return,
+            Err(error) => {
+                tracing::warn!(injection = name, %error, "its status could not be written; it is tried again");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Faults that a process on the target's node holds. The same words in a game day, in an order to a node, and as
+//! flags of `gameday hold` and `gameday inject`.
+
+use clap::{Args, ValueEnum};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Duration, Percent};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cpu {
+    /// Of the limit of the container, or of its pod.
+    #[arg(long, value_parser = percent, conflicts_with = "cores")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+    /// This many cores, 0.5 being half of one.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<f64>,
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub mode: CpuMode,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema)]
+#[value(rename_all = "camelCase")]
+pub enum CpuMode {
+    /// Burn this much beside what the target uses: it takes time away from a busy target.
+    #[default]
+    Add,
+    /// Burn what is missing until target and holder together use this much: it takes nothing from a busy target.
+    FillUpTo,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Fill until the working set is this part of the limit of the container, or of its pod.
+    #[arg(long, value_parser = percent, conflicts_with = "bytes")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+    /// Fill until the working set is this large.
+    #[arg(long, value_parser = bytes)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Reach it in this time, evenly.
+    #[arg(long, default_value = "0s")]
+    #[serde(default)]
+    pub ramp: Duration,
+    /// Allow what may end in an OOM kill, in the target as well as here.
+    #[arg(long)]
+    #[serde(default)]
+    pub oom: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskFill {
+    /// A directory, as the target sees it.
+    #[arg(long)]
+    pub path: String,
+    /// Until the file system is this full, as df counts it.
+    #[arg(long, value_parser = percent, conflicts_with = "bytes")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+    /// This many bytes.
+    #[arg(long, value_parser = bytes)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Allow filling the node's own file system so far that it evicts pods.
+    #[arg(long)]
+    #[serde(default)]
+    pub evict: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskIo {
+    /// A directory on the disk, as the target sees it.
+    #[arg(long)]
+    pub path: String,
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub operation: DiskOperation,
+    /// Bytes of one operation, a multiple of 4096.
+    #[arg(long, value_parser = bytes, default_value = "1Mi")]
+    #[serde(default = "DiskIo::default_block")]
+    pub block: u64,
+    /// Operations under way at once.
+    #[arg(long, default_value_t = 8)]
+    #[serde(default = "DiskIo::default_at_once")]
+    pub at_once: u16,
+    /// At most this many bytes a second, all together. Absent: as fast as the disk goes.
+    #[arg(long, value_parser = bytes)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+}
+
+impl DiskIo {
+    fn default_block() -> u64 {
+        1 << 20
+    }
+
+    fn default_at_once() -> u16 {
+        8
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DiskOperation {
+    #[default]
+    Write,
+    Read,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Files {
+    /// Files at or under this path, as the target sees it.
+    #[arg(long)]
+    pub path: String,
+    /// Which calls.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "open")]
+    #[serde(default = "Files::default_operations")]
+    pub operations: Vec<FileOperation>,
+    /// Let them wait this long.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Duration>,
+    /// Let them fail with this, after the delay if there is one.
+    #[arg(long, value_enum)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<FileError>,
+    /// This part of them.
+    #[arg(long, value_parser = percent, default_value = "100")]
+    #[serde(default = "Files::default_percent")]
+    pub percent: Percent,
+}
+
+impl Files {
+    fn default_operations() -> Vec<FileOperation> {
+        vec![FileOperation::Open]
+    }
+
+    fn default_percent() -> Percent {
+        Percent::new(100).expect("100 is a percentage")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum FileOperation {
+    /// Opening, creating and executing.
+    Open,
+    /// Reading, from files opened after the start.
+    Read,
+    /// Reading, writing, mapping and truncating, before the file is touched: Linux 6.14, and not on every file system.
+    Access,
+}
+
+/// Errors the kernel lets such a fault choose: these and no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub enum FileError {
+    Eperm,
+    Eio,
+    Ebusy,
+    Etxtbsy,
+    Eagain,
+    Enospc,
+    Edquot,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Processes {
+    /// Until this part of the limit is in use.
+    #[arg(long, value_parser = percent, conflicts_with = "leave")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+    /// Until this many are left. With neither, none is left.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// Absent: a container is paused whole, a pid alone.
+    #[arg(long, value_enum)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<PauseScope>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PauseScope {
+    /// Every process in the target's cgroup.
+    Cgroup,
+    /// The target process, and what it forks meanwhile.
+    Process,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerKill {
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub signal: KillSignal,
+}
+
+/// Signals that end something. Stopping is a pause, and a pause ends with its holder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub enum KillSignal {
+    #[default]
+    Kill,
+    Term,
+    Int,
+    Quit,
+    Hup,
+    Abrt,
+}
+
+fn percent(text: &str) -> Result<Percent, String> {
+    let number = text.parse::<i64>().map_err(|_| format!("{text:?} is not a whole number"))?;
+    Percent::new(number).map_err(str::to_owned)
+}
+
+/// `4096`, `64Ki`, `256Mi`, `2Gi`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let not = || format!("{text:?} is not a number of bytes: 4096, 64Ki, 256Mi and 2Gi are");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let factor: u64 = match &text[digits..] {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return Err(not()),
+    };
+    text[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(not)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_kubernetes_writes_them() {
+        assert_eq!(["7", "64Ki", "2Gi"].map(|text| bytes(text).unwrap()), [7, 65_536, 2_147_483_648]);
+        for text in ["", "Mi", "1.5Gi", "5MB", "99999999999999999999", "17179869184Gi"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+use clap::Args;
+
+use crate::agent::{self, Options};
+
+use super::{Cluster, Exit, Failure, operator};
+
+/// Be the agent of one node: what the operator starts in a pod where a run needs it
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// The node
+    #[arg(long, value_name = "NAME")]
+    node: String,
+    /// Where the operator's Lease is
+    #[arg(long, value_name = "NAME", default_value = "gameday")]
+    operator_namespace: String,
+    /// Who this is: the uid of its pod
+    #[arg(long, env = "POD_UID", hide_env_values = true, value_name = "UID", default_value = "agent")]
+    identity: String,
+}
+
+impl Agent {
+    pub fn run(self, cluster: Cluster) -> Result<Exit, Failure> {
+        operator::log()?;
+        let namespace = cluster.namespace.or_else(|| std::env::var("POD_NAMESPACE").ok());
+        let namespace = namespace.unwrap_or_else(|| format!("{}-agents", self.operator_namespace));
+        let options = Options {
+            kubeconfig: cluster.kubeconfig,
+            node: self.node,
+            namespace,
+            operator_namespace: self.operator_namespace,
+            identity: self.identity,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::alone(format!("starting: {error}")))?;
+        match runtime.block_on(agent::run(options)) {
+            Ok(()) => Ok(Exit::Passed),
+            Err(error) => Err(Failure::new(Exit::Alone, error)),
+        }
+    }
+}

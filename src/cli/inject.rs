@@ -1,0 +1,117 @@
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::{Duration, GameDay};
+use crate::engine::admit;
+
+use super::connect::Connection;
+use super::{Cluster, Exit, Failure, Output, run};
+
+/// Inject one fault once, with a probe that watches and a blast radius; Ctrl-C reverts it
+///
+/// gameday inject network delay=200ms jitter=20ms --pods app=checkout --http http://checkout.shop.svc/healthz --for 1m
+#[derive(Debug, Args)]
+pub struct Inject {
+    /// As a game day names it: podKill, network, cpu, memory, ...
+    #[arg(value_name = "FAULT")]
+    fault: String,
+    /// What of it, as in a game day: delay=200ms, percent=80
+    #[arg(value_name = "WORD=VALUE", value_parser = word)]
+    words: Vec<(String, Value)>,
+    /// Pods with these labels: app=checkout,tier=front
+    #[arg(long, value_name = "LABELS", value_parser = labels)]
+    pods: Option<BTreeMap<String, String>>,
+    /// Nodes with these labels
+    #[arg(long, value_name = "LABELS", value_parser = labels, conflicts_with = "pods")]
+    nodes: Option<BTreeMap<String, String>>,
+    /// The container in each pod; otherwise the first
+    #[arg(long, value_name = "NAME")]
+    container: Option<String>,
+    /// How many of them
+    #[arg(long, default_value_t = 1)]
+    count: i32,
+    /// For how long
+    #[arg(long = "for", value_name = "LENGTH", default_value = "30s")]
+    hold: Duration,
+    /// At most this part of the pods or nodes
+    #[arg(long, default_value_t = 50)]
+    percent: u8,
+    /// This URL must go on answering with 200, or the fault is reverted at once
+    #[arg(long, value_name = "URL")]
+    http: String,
+    /// And within this time
+    #[arg(long, value_name = "LENGTH", default_value = "1s")]
+    latency: Duration,
+    /// In whose name
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    service_account: String,
+}
+
+impl Inject {
+    pub async fn run(self, cluster: &Cluster, output: &mut Output) -> Result<Exit, Failure> {
+        let game_day = self.game_day()?;
+        admit::admit(&game_day.spec).map_err(Failure::invalid)?;
+        let connection = Connection::open(cluster).await?;
+        run::start(&connection, &game_day, None, output).await
+    }
+
+    fn game_day(&self) -> Result<GameDay, Failure> {
+        let words: serde_json::Map<String, Value> = self.words.iter().cloned().collect();
+        let mut targets = json!({"choose": {"count": self.count}});
+        if let Some(labels) = &self.pods {
+            targets["pods"] = json!({"matchLabels": labels});
+        }
+        if let Some(labels) = &self.nodes {
+            targets["nodes"] = json!({"matchLabels": labels});
+        }
+        if let Some(container) = &self.container {
+            targets["container"] = json!(container);
+        }
+        let name = format!("inject-{}", self.fault.to_lowercase());
+        let game_day = json!({
+            "apiVersion": "gameday.dev/v1alpha1",
+            "kind": "GameDay",
+            "metadata": {"name": name},
+            "spec": {
+                "hypothesis": format!("{} answers within {}", self.http, self.latency),
+                "serviceAccountName": self.service_account,
+                "steadyState": [{
+                    "name": "answers",
+                    "http": {"url": self.http},
+                    "timeout": self.latency,
+                    "expect": {"status": [200], "latency": self.latency},
+                }],
+                "blastRadius": {"targets": self.count, "percent": self.percent, "hold": self.hold},
+                "baseline": "3s",
+                "experiments": [{"name": self.fault, "targets": targets, "fault": {self.fault.as_str(): words}, "hold": self.hold}],
+            },
+        });
+        let game_day = GameDay::deserialize(game_day).map_err(|why| Failure::invalid(format!("{}: {why}", self.fault)))?;
+        // A word that nobody knows is read over; what was understood is written back.
+        let understood = serde_json::to_value(&game_day.spec.experiments[0].fault).unwrap_or_default();
+        let unknown = self.words.iter().find(|(word, _)| understood[&self.fault].get(word).is_none());
+        match unknown {
+            Some((word, _)) if understood.get(&self.fault).is_some() => {
+                Err(Failure::invalid(format!("{} has no word {word:?}", self.fault)))
+            }
+            Some(_) | None => Ok(game_day),
+        }
+    }
+}
+
+fn word(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("written WORD=VALUE, like delay=200ms")?;
+    let value = serde_saphyr::from_str(value).map_err(|why| format!("{value}: {why}"))?;
+    Ok((name.to_owned(), value))
+}
+
+fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is not KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    text.split(',').map(pair).collect()
+}

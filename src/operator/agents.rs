@@ -1,0 +1,280 @@
+//! Agents' pods: made on the nodes that a run needs, removed when nobody has needed them for a while.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::api::{AGENT, ANNOTATION_CANNOT, ANNOTATION_FAULTS};
+use crate::cluster::client::ask;
+use crate::cluster::{Change, follow};
+use crate::engine::AgentSeen;
+
+use super::desk::{Desk, lock};
+
+/// An agent that nobody has needed for so long is removed: long enough for the next experiment of a morning.
+const IDLE: Duration = Duration::from_secs(300);
+/// An agent says that it is there every five seconds; three times that without a word, and it does not answer.
+const SILENT: Duration = Duration::from_secs(15);
+/// What is wanted is looked at again so often, whatever the watches say.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub struct Agents {
+    pub namespace: String,
+    operator: String,
+    image: Option<String>,
+    client: Client,
+    wanted: Mutex<BTreeMap<String, Wanted>>,
+    pods: Mutex<HashMap<String, Pod>>,
+    leases: Mutex<HashMap<String, (Lease, Instant)>>,
+    refused: Mutex<BTreeMap<String, String>>,
+    /// Uids of agents that were there before this operator led: each is given the same time as one of its own.
+    adopted: Mutex<BTreeSet<String>>,
+    news: Notify,
+}
+
+struct Wanted {
+    faults: BTreeSet<String>,
+    at: Instant,
+}
+
+/// The namespace of agents and of their orders.
+pub fn namespace(operator: &str) -> String {
+    format!("{operator}-agents")
+}
+
+impl Agents {
+    pub fn new(client: &Client, operator: &str, image: Option<String>) -> Self {
+        Agents {
+            namespace: namespace(operator),
+            operator: operator.to_owned(),
+            image,
+            client: client.clone(),
+            wanted: Mutex::default(),
+            pods: Mutex::default(),
+            leases: Mutex::default(),
+            refused: Mutex::default(),
+            adopted: Mutex::default(),
+            news: Notify::new(),
+        }
+    }
+
+    /// Does not wait.
+    pub fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>) {
+        let mut wanted = lock(&self.wanted);
+        for (node, faults) in nodes {
+            let known = wanted.entry(node.clone()).or_insert_with(|| Wanted { faults: BTreeSet::new(), at: Instant::now() });
+            known.faults.extend(faults.iter().cloned());
+            known.at = Instant::now();
+        }
+        self.news.notify_one();
+    }
+
+    /// As far as is known of the nodes that were asked for.
+    pub fn seen(&self) -> BTreeMap<String, AgentSeen> {
+        let (wanted, pods, leases) = (lock(&self.wanted), lock(&self.pods), lock(&self.leases));
+        let refused = lock(&self.refused);
+        let mut seen = BTreeMap::new();
+        for (node, wanted) in wanted.iter() {
+            let pod = pods.values().find(|pod| node_of(pod) == Some(node));
+            let state = match pod {
+                _ if self.image.is_none() => AgentSeen::Cannot("the operator was started without --agent-image".to_owned()),
+                None => match refused.get(node) {
+                    Some(why) => AgentSeen::Cannot(why.clone()),
+                    None => AgentSeen::Starting("asked for".to_owned()),
+                },
+                Some(pod) if pod.metadata.deletion_timestamp.is_some() => AgentSeen::Starting("another is going away".to_owned()),
+                Some(pod) if !faults_of(pod).is_superset(&wanted.faults) => {
+                    AgentSeen::Starting("it has not the capabilities; it is replaced when it is idle".to_owned())
+                }
+                Some(pod) => state(pod, leases.get(node)),
+            };
+            seen.insert(node.clone(), state);
+        }
+        seen
+    }
+
+    async fn tend(&self, busy: &BTreeSet<String>) {
+        let Some(image) = &self.image else { return };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pods: Vec<Pod> = lock(&self.pods).values().cloned().collect();
+        let wanted: BTreeMap<String, BTreeSet<String>> = {
+            let (mut wanted, mut adopted) = (lock(&self.wanted), lock(&self.adopted));
+            for pod in &pods {
+                if let (Some(node), true) = (node_of(pod), adopted.insert(pod.uid().unwrap_or_default())) {
+                    wanted.entry(node.clone()).or_insert_with(|| Wanted { faults: faults_of(pod), at: Instant::now() });
+                }
+            }
+            wanted.retain(|node, wanted| wanted.at.elapsed() < IDLE || busy.contains(node));
+            wanted.iter().map(|(node, wanted)| (node.clone(), wanted.faults.clone())).collect()
+        };
+        for (node, faults) in &wanted {
+            if pods.iter().any(|pod| node_of(pod) == Some(node)) {
+                continue;
+            }
+            match ask(api.create(&PostParams::default(), &pod(image, &self.operator, node, faults))).await {
+                Ok(_) => {
+                    lock(&self.refused).remove(node);
+                }
+                Err(error) if error.is_already_exists() => {}
+                Err(error) => {
+                    tracing::warn!(node, %error, "an agent could not be made");
+                    lock(&self.refused).insert(node.clone(), error.in_words());
+                }
+            }
+        }
+        for pod in pods {
+            let Some(node) = node_of(&pod) else { continue };
+            let lacks = wanted.get(node).is_some_and(|faults| !faults_of(&pod).is_superset(faults));
+            let ended = matches!(phase(&pod), "Failed" | "Succeeded");
+            let useless = (!wanted.contains_key(node) || lacks) && !busy.contains(node) || ended;
+            if useless && pod.metadata.deletion_timestamp.is_none() {
+                let uid = Some(Preconditions { uid: pod.uid(), resource_version: None });
+                let params = DeleteParams { preconditions: uid, ..DeleteParams::default() };
+                if let Err(error) = ask(api.delete(&pod.name_any(), &params)).await {
+                    tracing::warn!(node, %error, "an agent could not be removed");
+                }
+            }
+        }
+    }
+}
+
+/// Follows agents, and makes and removes them, for ever.
+pub async fn tend(desk: &Arc<Desk>) {
+    let agents = &desk.agents;
+    let config = || watcher::Config::default().labels(&format!("app.kubernetes.io/name={AGENT}"));
+    let pods = follow(Api::<Pod>::namespaced(desk.client.clone(), &agents.namespace), config(), "agents", |change| {
+        let mut pods = lock(&agents.pods);
+        match change {
+            Change::Is(pod) => {
+                pods.insert(pod.uid().unwrap_or_default(), pod);
+            }
+            Change::Gone(pod) => {
+                pods.remove(pod.uid().as_deref().unwrap_or_default());
+            }
+            Change::Only(uids) => pods.retain(|uid, _| uids.contains(uid)),
+        }
+        drop(pods);
+        desk.news();
+        agents.news.notify_one();
+    });
+    let leases = follow(
+        Api::<Lease>::namespaced(desk.client.clone(), &agents.namespace),
+        watcher::Config::default(),
+        "agents' leases",
+        |change| {
+            let mut leases = lock(&agents.leases);
+            match change {
+                Change::Is(lease) => {
+                    leases.insert(lease.name_any(), (lease, Instant::now()));
+                }
+                Change::Gone(lease) => {
+                    leases.remove(&lease.name_any());
+                }
+                Change::Only(uids) => leases.retain(|_, (lease, _)| lease.uid().is_some_and(|uid| uids.contains(&uid))),
+            }
+            drop(leases);
+            desk.news();
+        },
+    );
+    let making = async {
+        loop {
+            agents.tend(&desk.busy_nodes()).await;
+            // Either way it is looked at again.
+            let _ = tokio::time::timeout(LOOK, agents.news.notified()).await;
+        }
+    };
+    tokio::join!(pods, leases, making);
+}
+
+fn state(pod: &Pod, lease: Option<&(Lease, Instant)>) -> AgentSeen {
+    if phase(pod) != "Running" {
+        let waiting = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        let why = waiting.filter_map(|status| status.state.as_ref()?.waiting.as_ref()).find_map(|waiting| {
+            Some(format!("{}: {}", waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
+        });
+        return AgentSeen::Starting(why.unwrap_or_else(|| "its pod starts".to_owned()));
+    }
+    let Some((lease, at)) = lease else { return AgentSeen::Starting("it has not said anything yet".to_owned()) };
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+    if Some(holder.as_str()) != pod.uid().as_deref() {
+        return AgentSeen::Starting("it has not said anything yet".to_owned());
+    }
+    if at.elapsed() > SILENT {
+        return AgentSeen::Starting(format!("it has said nothing for {:?}", at.elapsed()));
+    }
+    let cannot = lease.annotations().get(ANNOTATION_CANNOT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    AgentSeen::Ready { cannot }
+}
+
+fn node_of(pod: &Pod) -> Option<&String> {
+    pod.spec.as_ref()?.node_name.as_ref()
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+fn faults_of(pod: &Pod) -> BTreeSet<String> {
+    pod.annotations().get(ANNOTATION_FAULTS).into_iter().flat_map(|faults| faults.split(',')).map(str::to_owned).collect()
+}
+
+/// What a holder of this fault needs to begin; most of it is dropped before the fault is in force.
+fn capabilities(fault: &str) -> &'static [&'static str] {
+    match fault {
+        "network" => &["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "SYS_NICE"],
+        "files" => &["SYS_ADMIN", "SYS_PTRACE"],
+        "pause" | "cpu" | "memory" | "processes" | "diskFill" | "diskIo" => &["SYS_PTRACE"],
+        "containerKill" => &["KILL"],
+        _ => &[],
+    }
+}
+
+fn pod(image: &str, operator: &str, node: &str, faults: &BTreeSet<String>) -> Pod {
+    let add: BTreeSet<&str> =
+        faults.iter().flat_map(|fault| capabilities(fault)).copied().chain(["KILL", "SYS_PTRACE"]).collect();
+    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": format!("agent-{node}"),
+            "labels": {"app.kubernetes.io/name": AGENT},
+            "annotations": {ANNOTATION_FAULTS: faults.join(",")},
+        },
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": AGENT,
+            "hostPID": true,
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 5,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{
+                "name": "agent",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "args": ["agent", "--node", node, "--operator-namespace", operator],
+                "env": [
+                    {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+                    {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+                ],
+                "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+                "securityContext": {
+                    "runAsUser": 0,
+                    "runAsGroup": 0,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"], "add": add},
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+            }],
+        },
+    });
+    serde_json::from_value(pod).expect("this is a pod")
+}

@@ -1,0 +1,376 @@
+//! Faults that nodes hold, measured from outside the target.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use gameday::api::{ExperimentPhase, GameDayRunStatus, Injection, InjectionPhase, Verdict};
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::lab::{Lab, PATIENCE, eventually, gameday, kubectl, kubectl_apply, runtime, text, token_kubeconfig};
+
+const HELD: &str = r#"
+apiVersion: gameday.dev/v1alpha1
+kind: GameDay
+metadata: {name: held, namespace: NAMESPACE}
+spec:
+  hypothesis: Checkout answers while one of its pods is disturbed.
+  serviceAccountName: breaker
+  seed: 7
+  steadyState:
+  - name: checkout
+    http: {url: "http://ADDRESS/healthz"}
+    every: 500ms
+    timeout: 2s
+    expect: {status: [200], latency: 1s}
+    breachAfter: 3
+  blastRadius: {targets: 1, percent: 50, hold: 5m}
+  baseline: 2s
+  recovery: 10s
+  experiments:
+  - name: one-pod
+    targets: {pods: {matchLabels: {app: checkout}}}
+    fault: FAULT
+    hold: HOLD
+"#;
+
+const DELAY: &str = "{network: {delay: 100ms}}";
+
+fn injections(client: &Client) -> Api<Injection> {
+    Api::namespaced(client.clone(), "gameday-agents")
+}
+
+/// The median time of five answers of a pod, over connections of their own.
+async fn answer_ms(ip: &str) -> f64 {
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        let start = Instant::now();
+        // A pod that does not answer takes very long.
+        let _ = tokio::time::timeout(Duration::from_secs(2), answer(ip)).await;
+        took.push(start.elapsed().as_secs_f64() * 1_000.0);
+    }
+    took.sort_by(f64::total_cmp);
+    took[2]
+}
+
+/// Asks a pod once, over a connection of its own.
+async fn answer(ip: &str) -> Option<()> {
+    let mut stream = tokio::net::TcpStream::connect((ip, 8080)).await.ok()?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok().filter(|length| *length > 0).map(drop)
+}
+
+struct Target {
+    lab: Lab,
+    operator: usize,
+    run: String,
+    ip: String,
+    node: String,
+}
+
+/// A run that holds this fault, bitten, on one of two pods.
+async fn holding(name: &str, fault: &str, hold: &str) -> Target {
+    let mut lab = Lab::new(name).await;
+    let address = lab.shop("checkout", 2, &[]).await;
+    let operator = lab.operator("one");
+    lab.apply(&HELD.replace("ADDRESS", &address).replace("FAULT", fault).replace("HOLD", hold)).await;
+    let run = lab.run_of("held").await;
+    let status = lab.until_phase(&run, ExperimentPhase::Injecting).await.status.unwrap();
+    let pod = lab.pods().get(&status.experiments[0].targets[0].name).await.unwrap();
+    let ip = pod.status.unwrap().pod_ip.unwrap();
+    let node = pod.spec.unwrap().node_name.unwrap();
+    // The probe may keep a connection to the other pod, and a fault that meets no packet does not bite.
+    let runs = lab.runs();
+    eventually("the fault has bitten", PATIENCE, async || {
+        let _ = tokio::time::timeout(Duration::from_secs(1), answer(&ip)).await;
+        let status = runs.get(&run).await.ok()?.status?;
+        assert!(status.verdict.is_none(), "{status:#?}");
+        (status.experiments[0].phase == ExperimentPhase::Holding).then_some(())
+    })
+    .await;
+    Target { lab, operator, run, ip, node }
+}
+
+/// Processes that hold a fault, on this machine: its nodes share it.
+fn holders() -> Vec<i32> {
+    let output = Command::new("pgrep").args(["-f", "^/proc/self/exe hold$"]).output().expect("pgrep runs");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn signal(pid: i32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill runs").success());
+}
+
+/// How long it takes until the pod answers as without a fault.
+async fn until_unharmed(ip: &str, within: Duration) -> Duration {
+    let start = Instant::now();
+    // A packet that waited when its holder was killed may be lost: each try has a connection of its own.
+    eventually("the pod answers unharmed", within, async || {
+        let asked = Instant::now();
+        let answered = tokio::time::timeout(Duration::from_millis(250), answer(ip)).await;
+        (matches!(answered, Ok(Some(()))) && asked.elapsed() < Duration::from_millis(50)).then_some(())
+    })
+    .await;
+    start.elapsed()
+}
+
+async fn nothing_is_left(target: &Target) {
+    let injections = injections(&target.lab.client);
+    let namespace = &target.lab.namespace;
+    eventually("every order has ended", PATIENCE, async || {
+        let found = injections.list(&ListParams::default()).await.ok()?;
+        let of = found.into_iter().filter(|injection| injection.spec.run.namespace == *namespace);
+        of.into_iter().all(|injection| injection.status.is_some_and(|status| status.phase.is_over())).then_some(())
+    })
+    .await;
+    eventually("no holder is left", Duration::from_secs(2), async || holders().is_empty().then_some(())).await;
+}
+
+fn show(what: &str, status: &GameDayRunStatus) {
+    let target = &status.experiments[0].targets[0];
+    println!(
+        "{what}: {:?}: {:?}\n  bite {:?}\n  clean {:?}",
+        status.verdict,
+        status.why,
+        target.bite.as_ref().map(|proof| &proof.what),
+        target.clean.as_ref().map(|proof| &proof.what)
+    );
+}
+
+async fn passes(name: &str, fault: &str, during: impl AsyncFnOnce(&Target)) {
+    let target = holding(name, fault, "8s").await;
+    during(&target).await;
+    let status = target.lab.until_finished(&target.run).await.status.unwrap();
+    show(name, &status);
+    assert_eq!(status.verdict, Some(Verdict::Passed), "{status:#?}");
+    nothing_is_left(&target).await;
+    assert!(answer_ms(&target.ip).await < 50.0);
+}
+
+#[test]
+fn a_network_delay_is_seen_from_outside_and_gone_after() {
+    runtime().block_on(passes("held-delay", DELAY, async |target| {
+        let took = answer_ms(&target.ip).await;
+        println!("an answer of the target takes {took:.1} ms");
+        // One round trip to connect, one to ask: what comes in is delayed each time.
+        assert!((190.0..400.0).contains(&took), "{took} ms");
+    }));
+}
+
+#[test]
+fn processor_pressure_passes() {
+    runtime().block_on(passes("held-cpu", "{cpu: {cores: 0.2}}", async |_| {}));
+}
+
+#[test]
+fn memory_pressure_passes() {
+    runtime().block_on(passes("held-memory", "{memory: {bytes: 67108864}}", async |_| {}));
+}
+
+#[test]
+fn a_killed_holder_takes_its_fault_along() {
+    runtime().block_on(async {
+        let target = holding("held-kill", DELAY, "60s").await;
+        assert!(answer_ms(&target.ip).await > 150.0);
+        for pid in holders() {
+            signal(pid, "-9");
+        }
+        let took = until_unharmed(&target.ip, Duration::from_secs(1)).await;
+        println!("holder killed: unharmed after {took:?}");
+        let status = target.lab.until_finished(&target.run).await.status.unwrap();
+        show("holder killed", &status);
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive));
+        assert!(status.why.as_deref().unwrap().contains("killed"), "{status:#?}");
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
+fn a_killed_agent_takes_its_holders_along() {
+    runtime().block_on(async {
+        let target = holding("held-agent", DELAY, "60s").await;
+        let output = Command::new("pgrep").args(["-f", &format!("^/gameday agent --node {} ", target.node)]).output().unwrap();
+        let pid = String::from_utf8_lossy(&output.stdout).trim().parse().expect("one agent");
+        signal(pid, "-9");
+        let took = until_unharmed(&target.ip, Duration::from_secs(1)).await;
+        println!("agent killed: unharmed after {took:?}");
+        let status = target.lab.until_finished(&target.run).await.status.unwrap();
+        show("agent killed", &status);
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive));
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
+fn an_agents_pod_deleted_takes_its_holders_along() {
+    runtime().block_on(async {
+        let target = holding("held-pod", DELAY, "60s").await;
+        kubectl(&["-n", "gameday-agents", "delete", "pod", &format!("agent-{}", target.node), "--wait=false"]);
+        let took = until_unharmed(&target.ip, Duration::from_secs(2)).await;
+        println!("agent's pod deleted: unharmed after {took:?}");
+        let status = target.lab.until_finished(&target.run).await.status.unwrap();
+        show("agent's pod deleted", &status);
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive));
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
+fn without_an_operator_agents_revert_within_half_a_minute() {
+    runtime().block_on(async {
+        let mut target = holding("held-deadman", DELAY, "2m").await;
+        target.lab.kill(target.operator);
+        let took = until_unharmed(&target.ip, Duration::from_secs(30)).await;
+        println!("operator killed: unharmed after {took:?}");
+        nothing_is_left(&target).await;
+        target.lab.operator("two");
+        let status = target.lab.until_finished(&target.run).await.status.unwrap();
+        show("operator killed", &status);
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive));
+    });
+}
+
+/// A process that goes on whatever becomes of the test.
+struct Stopped(i32);
+
+impl Stopped {
+    fn new(pid: i32) -> Self {
+        signal(pid, "-STOP");
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal(self.0, "-CONT");
+    }
+}
+
+#[test]
+fn without_an_api_server_agents_revert_within_half_a_minute() {
+    runtime().block_on(async {
+        let target = holding("held-no-api", DELAY, "2m").await;
+        let lab = std::env::var("GAMEDAY_LAB").expect("the lab");
+        let pid = std::fs::read_to_string(format!("{lab}/logs/apiserver.pid")).expect("the API server's pid");
+        let stopped = Stopped::new(pid.trim().parse().expect("a pid"));
+        let took = until_unharmed(&target.ip, Duration::from_secs(30)).await;
+        println!("API server stopped: unharmed after {took:?}");
+        eventually("no holder is left", Duration::from_secs(2), async || holders().is_empty().then_some(())).await;
+        drop(stopped);
+        let name = target.run.clone();
+        let runs = target.lab.runs();
+        let status = eventually("the run says what happened", PATIENCE, async || {
+            runs.get(&name).await.ok()?.status.filter(|status| status.experiments[0].reverted.is_some())
+        })
+        .await;
+        assert_ne!(status.verdict, Some(Verdict::Passed), "{status:#?}");
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
+fn a_cord_ends_what_nodes_hold_within_a_second() {
+    runtime().block_on(async {
+        let target = holding("held-cord", DELAY, "60s").await;
+        kubectl_apply(
+            "{apiVersion: gameday.dev/v1alpha1, kind: Cord, metadata: {name: pager}, spec: {reason: the pager went off}}",
+        );
+        let took = until_unharmed(&target.ip, Duration::from_secs(2)).await;
+        println!("cord: unharmed after {took:?}");
+        let status = target.lab.until_finished(&target.run).await.status.unwrap();
+        show("cord", &status);
+        kubectl(&["delete", "cords.gameday.dev", "--all"]);
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
+fn a_run_deleted_ends_what_nodes_hold() {
+    runtime().block_on(async {
+        let target = holding("held-deleted", DELAY, "60s").await;
+        target.lab.runs().delete(&target.run, &Default::default()).await.unwrap();
+        let took = until_unharmed(&target.ip, Duration::from_secs(2)).await;
+        println!("run deleted: unharmed after {took:?}");
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
+fn tenants_cannot_write_orders_to_nodes() {
+    runtime().block_on(async {
+        let lab = Lab::new("held-tenant").await;
+        let who = format!("--as=system:serviceaccount:{}:breaker", lab.namespace);
+        let output = Command::new("kubectl")
+            .args(["auth", "can-i", "create", "injections.gameday.dev", "-n", "gameday-agents", &who])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "no");
+        let orders = injections(&lab.client).list(&ListParams::default()).await.unwrap();
+        assert!(
+            orders.iter().all(|order| order.status.as_ref().is_none_or(|status| status.phase != InjectionPhase::Holding)),
+            "{:?}",
+            orders.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+        );
+    });
+}
+
+#[test]
+fn one_fault_is_injected_from_flags() {
+    runtime().block_on(async {
+        let mut lab = Lab::new("held-inject").await;
+        let address = lab.shop("checkout", 2, &[]).await;
+        lab.operator("one");
+        let probe = format!("http://{address}/healthz");
+        let output = gameday(&[
+            "inject",
+            "cpu",
+            "cores=0.1",
+            "--pods",
+            "app=checkout",
+            "--for",
+            "4s",
+            "--http",
+            &probe,
+            "--service-account",
+            "breaker",
+            "-n",
+            &lab.namespace,
+        ]);
+        println!("{}", text(&output));
+        assert_eq!(output.status.code(), Some(0));
+        let output = gameday(&["doctor"]);
+        println!("{}", text(&output));
+        assert_eq!(output.status.code(), Some(0));
+    });
+}
+
+#[test]
+fn an_agent_may_write_only_about_its_own_node() {
+    runtime().block_on(async {
+        let target = holding("held-fence", DELAY, "30s").await;
+        let injections = injections(&target.lab.client).list(&ListParams::default()).await.unwrap();
+        let name = injections
+            .iter()
+            .find(|injection| injection.spec.run.namespace == target.lab.namespace)
+            .map(ResourceExt::name_any)
+            .expect("the order");
+        let write = |bound: &[&str]| {
+            let token = kubectl(&[&["-n", "gameday-agents", "create", "token", "gameday-agent"][..], bound].concat());
+            let config = token_kubeconfig("agent", token.trim());
+            Command::new("kubectl")
+                .arg("--kubeconfig")
+                .arg(config)
+                .args(["-n", "gameday-agents", "patch", "injection", &name, "--subresource=status", "--type=merge"])
+                .args(["-p", "{\"status\":{\"why\":\"mine\"}}"])
+                .output()
+                .unwrap()
+        };
+        let pod = format!("agent-{}", target.node);
+        let own = write(&["--bound-object-kind", "Pod", "--bound-object-name", &pod]);
+        assert!(own.status.success(), "{}", text(&own));
+        let elsewhere = write(&[]);
+        assert!(text(&elsewhere).contains("an agent writes only about its own node"), "{}", text(&elsewhere));
+    });
+}
