@@ -209,7 +209,11 @@ impl Turn {
         let doing: Vec<_> = actions
             .iter()
             .map(|action| async move {
-                let outcome = world.perform(run, action).await;
+                let outcome = match world.perform(run, action).await {
+                    Outcome::Done => Outcome::Done,
+                    Outcome::Refused(why) => Outcome::Refused(record::words(why)),
+                    Outcome::Failed(why) => Outcome::Failed(record::words(why)),
+                };
                 (action.target.uid.clone(), Performed { at: world.now(), reverting: action.reverts(), outcome })
             })
             .collect();

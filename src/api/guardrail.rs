@@ -243,6 +243,22 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    pub const ALL: [FaultKind; 13] = [
+        FaultKind::PodKill,
+        FaultKind::PodEvict,
+        FaultKind::Scale,
+        FaultKind::Cordon,
+        FaultKind::Network,
+        FaultKind::Cpu,
+        FaultKind::Memory,
+        FaultKind::DiskFill,
+        FaultKind::DiskIo,
+        FaultKind::Files,
+        FaultKind::Processes,
+        FaultKind::Pause,
+        FaultKind::ContainerKill,
+    ];
+
     /// As it is written in a game day.
     pub fn name(self) -> &'static str {
         match self {

@@ -62,6 +62,9 @@ pub const LABEL_HELD_FOR_NAME: &str = "gameday.dev/held-for-name";
 pub const LABEL_UNDO_REPLICAS: &str = "gameday.dev/undo-replicas";
 /// Beside [`LABEL_UNDO_REPLICAS`]: the replicas that the fault set.
 pub const LABEL_SET_REPLICAS: &str = "gameday.dev/set-replicas";
+/// Left by an undo that found nothing to undo, with the uid of its run: a write of the fault that is still on its way
+/// then meets an object that has changed, and fails.
+pub const ANNOTATION_FENCE: &str = "gameday.dev/fence";
 /// The name of agents: their service account, and what their pods are labelled with.
 pub const AGENT: &str = "gameday-agent";
 /// On an agent's Lease: the faults that it cannot hold, with the reasons, as JSON.

@@ -12,6 +12,9 @@ pub mod limits {
     pub const TARGETS: i32 = 500;
     /// Entries kept of a run's record: the first and the last halves of more than this many are kept.
     pub const ENTRIES: usize = 256;
+    /// Bytes of what somebody else says (the API server, a node, a web server's answer) that are kept in one place of a
+    /// record: enough for a sentence and its reason, and all targets together stay below what etcd takes.
+    pub const WORDS: usize = 512;
     /// Labels or expressions of one selector.
     pub const SELECTOR_TERMS: u32 = 16;
     /// Characters of a game day's name: a run's name adds a dash and twelve digits, and must fit in a label (63).

@@ -39,6 +39,11 @@ impl Error {
         self.has_code(409)
     }
 
+    /// It is asked too much.
+    pub fn is_busy(&self) -> bool {
+        self.has_code(429)
+    }
+
     /// A 409 of a create: something of this name exists.
     pub fn is_already_exists(&self) -> bool {
         matches!(self, Error::Refused(status) if status.is_already_exists())

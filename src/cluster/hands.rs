@@ -11,10 +11,11 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::{
-    Duration, LABEL_HELD_BY, LABEL_HELD_FOR_NAME, LABEL_HELD_FOR_NAMESPACE, LABEL_SET_REPLICAS, LABEL_UNDO_REPLICAS, TargetKind,
-    WorkloadKind,
+    ANNOTATION_FENCE, Duration, LABEL_HELD_BY, LABEL_HELD_FOR_NAME, LABEL_HELD_FOR_NAMESPACE, LABEL_SET_REPLICAS,
+    LABEL_UNDO_REPLICAS, TargetKind, WorkloadKind,
 };
 use crate::engine::{Action, Outcome, RunId, TargetId, What};
+use crate::turn::Trouble;
 
 use super::client::{Error, FIELD_MANAGER, ask};
 use super::injections;
@@ -24,26 +25,37 @@ use super::objects::{self, Node, Workload};
 /// replicas writes a few times a second.
 const TRIES: usize = 5;
 
+/// With what is done: the way to the API server, and whether this process may still act.
+#[derive(Clone, Copy)]
+pub struct Hands<'a> {
+    pub client: &'a Client,
+    /// The namespace of agents and their orders.
+    pub agents: &'a str,
+    /// Asked again right before a write that follows a read: this process may have been stopped between the two.
+    pub may_act: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
 /// Does one thing.
-pub async fn perform(client: &Client, agents: &str, run: &RunId, action: &Action) -> Outcome {
+pub async fn perform(hands: Hands<'_>, run: &RunId, action: &Action) -> Outcome {
     let Action { experiment, target, what, latest_end: _ } = action;
     match what {
-        What::Order(order) => return injections::order(client, agents, run, experiment, target, order, false).await,
-        What::Revoke(order) => return injections::order(client, agents, run, experiment, target, order, true).await,
+        What::Order(order) => return injections::order(hands, run, experiment, target, order, false).await,
+        What::Revoke(order) => return injections::order(hands, run, experiment, target, order, true).await,
         _ => {}
     }
-    act(client, run, target, what).await
+    act(hands, run, target, what).await
 }
 
 /// The same without an experiment: for the sweep.
-pub async fn act(client: &Client, run: &RunId, target: &TargetId, what: &What) -> Outcome {
+pub async fn act(hands: Hands<'_>, run: &RunId, target: &TargetId, what: &What) -> Outcome {
+    let client = hands.client;
     let done = match what {
         What::Kill { grace_period } => kill(client, run, target, *grace_period).await,
         What::Evict => evict(client, run, target).await,
-        What::Scale { from, to } => scale(client, run, target, *from, *to).await,
-        What::Cordon => cordon(client, run, target).await,
-        What::Unscale { set, back } => unscale(client, run, target, *set, *back).await,
-        What::Uncordon => uncordon(client, run, target).await,
+        What::Scale { from, to } => scale(hands, run, target, *from, *to).await,
+        What::Cordon => cordon(hands, run, target).await,
+        What::Unscale { set, back } => unscale(hands, run, target, *set, *back).await,
+        What::Uncordon => uncordon(hands, run, target).await,
         What::Order(_) | What::Revoke(_) => Ok(Outcome::Refused("orders are for an experiment".to_owned())),
     };
     done.unwrap_or_else(outcome)
@@ -119,9 +131,9 @@ pub async fn is_gone(client: &Client, namespace: &str, name: &str, uid: &str) ->
     Ok(found.is_none_or(|pod| pod.metadata.uid.as_deref() != Some(uid)))
 }
 
-async fn scale(client: &Client, run: &RunId, target: &TargetId, from: i32, to: i32) -> Result<Outcome, Error> {
-    let Some(api) = workloads(client, run, target) else { return Ok(not_a_workload(target)) };
-    patch(&api, target, |workload| {
+async fn scale(hands: Hands<'_>, run: &RunId, target: &TargetId, from: i32, to: i32) -> Result<Outcome, Error> {
+    let Some(api) = workloads(hands.client, run, target) else { return Ok(not_a_workload(target)) };
+    patch(hands, &api, target, |workload| {
         let is = objects::replicas(workload);
         match holder(workload.labels(), run) {
             Held::Us if label(workload, LABEL_SET_REPLICAS) == Some(to) => Decision::Done,
@@ -134,7 +146,7 @@ async fn scale(client: &Client, run: &RunId, target: &TargetId, from: i32, to: i
                 let mut labels = held_labels(run);
                 labels.insert(LABEL_UNDO_REPLICAS, json!(from.to_string()));
                 labels.insert(LABEL_SET_REPLICAS, json!(to.to_string()));
-                Decision::Write { labels, spec: json!({"replicas": to}) }
+                Decision::Write { labels, fence: Value::Null, spec: json!({"replicas": to}) }
             }
         }
     })
@@ -142,37 +154,39 @@ async fn scale(client: &Client, run: &RunId, target: &TargetId, from: i32, to: i
     .map(|outcome| outcome.unwrap_or_else(|| Outcome::Refused(format!("{target} is gone"))))
 }
 
-async fn unscale(client: &Client, run: &RunId, target: &TargetId, set: i32, back: i32) -> Result<Outcome, Error> {
-    let Some(api) = workloads(client, run, target) else { return Ok(not_a_workload(target)) };
-    patch(&api, target, |workload| match holder(workload.labels(), run) {
-        Held::Nobody | Held::Another(_) => Decision::Done,
+async fn unscale(hands: Hands<'_>, run: &RunId, target: &TargetId, set: i32, back: i32) -> Result<Outcome, Error> {
+    let Some(api) = workloads(hands.client, run, target) else { return Ok(not_a_workload(target)) };
+    patch(hands, &api, target, |workload| match holder(workload.labels(), run) {
+        Held::Another(_) => Decision::Done,
+        Held::Nobody => fence(workload.annotations(), run),
         Held::Us => {
             let mut labels = no_labels();
             labels.extend([(LABEL_UNDO_REPLICAS, Value::Null), (LABEL_SET_REPLICAS, Value::Null)]);
             // Replicas that somebody has changed since are theirs.
             let spec = if objects::replicas(workload) == set { json!({"replicas": back}) } else { json!({}) };
-            Decision::Write { labels, spec }
+            Decision::Write { labels, fence: Value::Null, spec }
         }
     })
     .await
     .map(|outcome| outcome.unwrap_or(Outcome::Done))
 }
 
-async fn cordon(client: &Client, run: &RunId, target: &TargetId) -> Result<Outcome, Error> {
-    patch(&objects::nodes(client), target, |node: &Node| match holder(node.labels(), run) {
+async fn cordon(hands: Hands<'_>, run: &RunId, target: &TargetId) -> Result<Outcome, Error> {
+    patch(hands, &objects::nodes(hands.client), target, |node: &Node| match holder(node.labels(), run) {
         Held::Us => Decision::Done,
         Held::Another(other) => Decision::Refused(format!("{other} holds {target}")),
         Held::Nobody if node.spec.unschedulable => Decision::Refused(format!("somebody else has cordoned {target}")),
-        Held::Nobody => Decision::Write { labels: held_labels(run), spec: json!({"unschedulable": true}) },
+        Held::Nobody => Decision::Write { labels: held_labels(run), fence: Value::Null, spec: json!({"unschedulable": true}) },
     })
     .await
     .map(|outcome| outcome.unwrap_or_else(|| Outcome::Refused(format!("{target} is gone"))))
 }
 
-async fn uncordon(client: &Client, run: &RunId, target: &TargetId) -> Result<Outcome, Error> {
-    patch(&objects::nodes(client), target, |node: &Node| match holder(node.labels(), run) {
-        Held::Nobody | Held::Another(_) => Decision::Done,
-        Held::Us => Decision::Write { labels: no_labels(), spec: json!({"unschedulable": null}) },
+async fn uncordon(hands: Hands<'_>, run: &RunId, target: &TargetId) -> Result<Outcome, Error> {
+    patch(hands, &objects::nodes(hands.client), target, |node: &Node| match holder(node.labels(), run) {
+        Held::Another(_) => Decision::Done,
+        Held::Nobody => fence(node.annotations(), run),
+        Held::Us => Decision::Write { labels: no_labels(), fence: Value::Null, spec: json!({"unschedulable": null}) },
     })
     .await
     .map(|outcome| outcome.unwrap_or(Outcome::Done))
@@ -182,12 +196,26 @@ async fn uncordon(client: &Client, run: &RunId, target: &TargetId) -> Result<Out
 enum Decision {
     Done,
     Refused(String),
-    Write { labels: BTreeMap<&'static str, Value>, spec: Value },
+    Write { labels: BTreeMap<&'static str, Value>, fence: Value, spec: Value },
+}
+
+/// Nothing is held, and the fault's own write may still be on its way, from an operator that was stopped between its
+/// read and its write. It names the version that it read; after this write no object has that version any more.
+fn fence(annotations: &BTreeMap<String, String>, run: &RunId) -> Decision {
+    if annotations.get(ANNOTATION_FENCE) == Some(&run.uid) {
+        return Decision::Done;
+    }
+    Decision::Write { labels: BTreeMap::new(), fence: json!(run.uid), spec: json!({}) }
 }
 
 /// Reads, decides, and writes labels and spec in one write that fails if the object has changed since.
 /// `None`: the object is gone.
-async fn patch<K>(api: &Api<K>, target: &TargetId, decide: impl Fn(&K) -> Decision) -> Result<Option<Outcome>, Error>
+async fn patch<K>(
+    hands: Hands<'_>,
+    api: &Api<K>,
+    target: &TargetId,
+    decide: impl Fn(&K) -> Decision,
+) -> Result<Option<Outcome>, Error>
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
@@ -198,13 +226,21 @@ where
         if object.meta().uid.as_deref() != Some(target.uid.as_str()) {
             return Ok(None);
         }
-        let (labels, spec) = match decide(&object) {
+        let (labels, fence, spec) = match decide(&object) {
             Decision::Done => return Ok(Some(Outcome::Done)),
             Decision::Refused(why) => return Ok(Some(Outcome::Refused(why))),
-            Decision::Write { labels, spec } => (labels, spec),
+            Decision::Write { labels, fence, spec } => (labels, fence, spec),
         };
+        if !(hands.may_act)() {
+            return Ok(Some(Outcome::Failed(Trouble::NotLeading.to_string())));
+        }
         let change = json!({
-            "metadata": {"uid": target.uid, "resourceVersion": object.resource_version(), "labels": labels},
+            "metadata": {
+                "uid": target.uid,
+                "resourceVersion": object.resource_version(),
+                "labels": labels,
+                "annotations": {ANNOTATION_FENCE: fence},
+            },
             "spec": spec,
         });
         match ask(api.patch(&target.name, &params, &Patch::Merge(change))).await {

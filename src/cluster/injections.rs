@@ -15,30 +15,24 @@ use crate::engine::held::Order;
 use crate::engine::{Outcome, RunId, TargetId};
 
 use super::client::{Error, FIELD_MANAGER, ask};
-use super::{hands, sweep};
+use super::hands::{self, Hands};
+use super::sweep;
+use crate::turn::Trouble;
 
 /// Creates the order, or one that is revoked from the start. Where there is one, only `revert` is set.
-pub async fn order(
-    client: &Client,
-    agents: &str,
-    run: &RunId,
-    experiment: &str,
-    target: &TargetId,
-    order: &Order,
-    revert: bool,
-) -> Outcome {
-    give(client, agents, run, experiment, target, order, revert).await.unwrap_or_else(hands::outcome)
+pub async fn order(hands: Hands<'_>, run: &RunId, experiment: &str, target: &TargetId, order: &Order, revert: bool) -> Outcome {
+    give(hands, run, experiment, target, order, revert).await.unwrap_or_else(hands::outcome)
 }
 
 async fn give(
-    client: &Client,
-    agents: &str,
+    hands: Hands<'_>,
     run: &RunId,
     experiment: &str,
     target: &TargetId,
     order: &Order,
     revert: bool,
 ) -> Result<Outcome, Error> {
+    let Hands { client, agents, may_act } = hands;
     let api: Api<Injection> = Api::namespaced(client.clone(), agents);
     if revert && self::revert(&api, &order.name).await? {
         return Ok(Outcome::Done);
@@ -69,6 +63,9 @@ async fn give(
         labels: Some(labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
         ..ObjectMeta::default()
     };
+    if !may_act() {
+        return Ok(Outcome::Failed(Trouble::NotLeading.to_string()));
+    }
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     match ask(api.create(&params, &Injection { metadata, spec, status: None })).await {
         Ok(_) => Ok(Outcome::Done),

@@ -26,13 +26,14 @@ use kube::Client;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
-use crate::engine::{Action, AgentSeen, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, Track};
+use crate::engine::{Action, AgentSeen, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, Track, broken};
 use crate::turn::{Loaded, RecordError, Trouble, World};
 
 pub use follow::{Change, follow};
 pub use inventory::Inventory;
 pub use leader::Leader;
 
+use hands::Hands;
 use permission::Permissions;
 
 /// Reads that confirm that a pod is gone, at once: 200 take a fraction of a second, and the API server's
@@ -220,11 +221,13 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         }
         // A record takes its time, and so do the targets before this one: what has been said meanwhile counts.
         if !action.reverts()
-            && let Some(why) = self.surroundings.halt()
+            && let Some(why) = self.surroundings.halt().or_else(|| broken(run, &action.experiment, &self.surroundings.probes()))
         {
             return Outcome::Refused(why);
         }
-        hands::perform(&self.client, self.surroundings.agents_namespace(), &run.id, action).await
+        let may_act = || self.leader.is_valid();
+        let agents = self.surroundings.agents_namespace();
+        hands::perform(Hands { client: &self.client, agents, may_act: &may_act }, &run.id, action).await
     }
 
     fn need(&self, _run: &Run, nodes: &BTreeMap<String, BTreeSet<String>>) {

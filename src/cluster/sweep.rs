@@ -10,8 +10,9 @@ use crate::api::{
 use crate::engine::{Outcome, RunId, TargetId, What};
 
 use super::client::{Error, ask};
+use super::hands::{self, Hands};
+use super::injections;
 use super::leader::Leader;
-use super::{hands, injections};
 
 /// One object that carries a run's labels.
 struct HeldObject {
@@ -37,7 +38,8 @@ pub async fn sweep(client: &Client, agents: &str, leader: &Leader) -> Result<usi
         if holds(client, &run).await? || !leader.is_valid() {
             continue;
         }
-        let outcome = hands::act(client, &run, &target, &what).await;
+        let may_act = || leader.is_valid();
+        let outcome = hands::act(Hands { client, agents, may_act: &may_act }, &run, &target, &what).await;
         let (namespace, name) = (&run.namespace, &run.name);
         match outcome {
             Outcome::Done => {

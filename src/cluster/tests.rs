@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::api::{LABEL_HELD_BY, LABEL_SET_REPLICAS, LABEL_UNDO_REPLICAS, TargetKind};
+use crate::api::{ANNOTATION_FENCE, LABEL_HELD_BY, LABEL_SET_REPLICAS, LABEL_UNDO_REPLICAS, TargetKind};
 use crate::engine::{Action, Outcome, RunId, TargetId, What};
 
-use super::hands;
+use super::hands::{self, Hands};
 
 /// Method, path without its query, body.
 type Asked = (String, String, Value);
@@ -52,7 +52,7 @@ impl Server {
     async fn perform(&self, kind: TargetKind, what: What) -> Outcome {
         let target = TargetId { kind, name: "web".to_owned(), uid: "chosen".to_owned() };
         let action = Action { experiment: "one".to_owned(), target, what, latest_end: Timestamp::MAX };
-        hands::perform(&self.client, "gameday-agents", &run(), &action).await
+        hands::perform(Hands { client: &self.client, agents: "gameday-agents", may_act: &|| true }, &run(), &action).await
     }
 }
 
@@ -199,6 +199,34 @@ async fn scaling_twice_writes_once() {
 }
 
 #[tokio::test]
+async fn an_undo_that_finds_nothing_writes_once_so_that_a_late_fault_conflicts() {
+    let server = Server::start(|_, _| (200, deployment(3, "7", json!({}))));
+    assert_eq!(server.perform(TargetKind::Deployment, What::Unscale { set: 1, back: 3 }).await, Outcome::Done);
+    let patches = server.patches();
+    assert_eq!(patches[0]["metadata"]["annotations"], json!({ANNOTATION_FENCE: run().uid}));
+    assert_eq!(patches[0]["metadata"]["resourceVersion"], "7");
+    assert_eq!((&patches[0]["spec"], patches.len()), (&json!({}), 1));
+
+    let server = Server::start(|_, _| {
+        let mut fenced = deployment(3, "8", json!({}));
+        fenced["metadata"]["annotations"] = json!({ANNOTATION_FENCE: run().uid});
+        (200, fenced)
+    });
+    assert_eq!(server.perform(TargetKind::Deployment, What::Unscale { set: 1, back: 3 }).await, Outcome::Done);
+    assert_eq!(server.patches(), [Value::Null; 0]);
+}
+
+#[tokio::test]
+async fn who_lost_the_lease_between_read_and_write_does_not_write() {
+    let server = Server::start(|_, _| (200, deployment(3, "7", json!({}))));
+    let target = TargetId { kind: TargetKind::Deployment, name: "web".to_owned(), uid: "chosen".to_owned() };
+    let hands = Hands { client: &server.client, agents: "gameday-agents", may_act: &|| false };
+    let outcome = hands::act(hands, &run(), &target, &What::Scale { from: 3, to: 1 }).await;
+    assert_eq!(outcome, Outcome::Failed("another operator leads".to_owned()));
+    assert_eq!(server.asked().iter().map(|(method, _, _)| method.as_str()).collect::<Vec<_>>(), ["GET"]);
+}
+
+#[tokio::test]
 async fn what_another_run_holds_is_neither_scaled_nor_scaled_back() {
     let server = Server::start(|_, _| (200, deployment(1, "7", held_by("theirs"))));
     assert!(matches!(server.perform(TargetKind::Deployment, What::Scale { from: 1, to: 0 }).await, Outcome::Refused(_)));
@@ -234,7 +262,9 @@ async fn a_node_that_somebody_else_cordoned_is_not_ours_to_open() {
     let server = Server::start(move |_, _| (200, node.clone()));
     assert!(matches!(server.perform(TargetKind::Node, What::Cordon).await, Outcome::Refused(_)));
     assert_eq!(server.perform(TargetKind::Node, What::Uncordon).await, Outcome::Done);
-    assert_eq!(server.patches(), Vec::<Value>::new());
+    // The fence, and nothing else.
+    let patches = server.patches();
+    assert_eq!((&patches[0]["spec"], &patches[0]["metadata"]["labels"], patches.len()), (&json!({}), &json!({}), 1));
 }
 
 #[tokio::test]

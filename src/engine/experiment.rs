@@ -391,6 +391,17 @@ fn look(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, out: &mu
     }
 }
 
+/// Why nothing more of this experiment may be injected, as the probes say now: its hypothesis is broken, and the run
+/// is to be aborted then. A round of many targets takes its time; the next step, which records the breach, comes after it.
+pub fn broken(run: &Run, experiment: &str, probes: &[Track]) -> Option<String> {
+    let plan = run.plan.as_ref().ok().filter(|plan| plan.on_breach == OnBreach::Abort)?;
+    let injected = run.status.experiments.iter().find(|status| status.name == experiment)?.injected?;
+    plan.steady_state.iter().zip(probes).find_map(|(probe, track)| {
+        let (_, said) = track.breach_since(probe, injected)?;
+        Some(format!("the hypothesis broke: {}: {said}", probe.name))
+    })
+}
+
 /// Sees and records a breach, once. With `onBreach: Abort` it cuts the run.
 ///
 /// `until`: only one whose first bad sample started by then, when the fault is gone already: it began under it.

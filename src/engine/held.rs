@@ -154,7 +154,10 @@ pub fn lacks(held: &Held, victims: &[Candidate], seen: &Observation) -> Lacks {
         }
         let node = victim.node.as_deref().unwrap_or_default();
         match seen.agents.get(node) {
-            Some(AgentSeen::Ready { cannot }) => {
+            Some(AgentSeen::Ready { faults, .. }) if !faults.contains(held.kind.name()) => {
+                return Lacks::Agents(format!("the agent on node {node} was not made for {}", held.kind));
+            }
+            Some(AgentSeen::Ready { faults: _, cannot }) => {
                 if let Some(why) = cannot.get(held.kind.name()) {
                     return Lacks::Cannot(format!("node {node} cannot hold {}: {why}", held.kind));
                 }

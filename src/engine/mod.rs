@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use crate::api::{Cord, Duration, Entry, GameDayRunSpec, GameDayRunStatus, InjectionPhase, Stop, TargetKind, WorkloadRef};
 
 pub use admit::Plan;
+pub use experiment::broken;
 pub use permission::Permission;
 pub use problem::{Problem, Problems};
 pub use run::step;
@@ -127,8 +128,11 @@ pub struct InjectionSeen {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentSeen {
-    /// It answers. Faults that it cannot hold, and why.
+    /// It answers.
     Ready {
+        /// Those that it was made for: it has no rights for others.
+        faults: BTreeSet<String>,
+        /// Those that its node cannot hold, and why.
         cannot: BTreeMap<String, String>,
     },
     Starting(String),

@@ -15,6 +15,16 @@ pub fn append(state: &mut GameDayRunStatus, entries: Vec<Entry>) {
     }
 }
 
+/// What somebody else said, no longer than [`limits::WORDS`].
+pub fn words(mut said: String) -> String {
+    const CUT: &str = "…";
+    if said.len() > limits::WORDS {
+        said.truncate(said.floor_char_boundary(limits::WORDS - CUT.len()));
+        said.push_str(CUT);
+    }
+    said
+}
+
 /// An entry about the run.
 pub fn entry(at: Timestamp, kind: EntryKind, text: impl Into<String>) -> Entry {
     Entry { at, kind, experiment: None, target: None, text: text.into() }

@@ -1,6 +1,6 @@
 //! Tables for the pure parts, and the steps of a run that are easier to say here than in a rehearsal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -350,6 +350,11 @@ experiments:
   hold: 30s
 "#;
 
+/// An agent that answers, and was made for this fault.
+fn ready(fault: &str, cannot: BTreeMap<String, String>) -> AgentSeen {
+    AgentSeen::Ready { faults: BTreeSet::from([fault.to_owned()]), cannot }
+}
+
 /// What a node-held fault is armed with: everything in order but what is changed.
 fn armed(change: impl Fn(&mut Observation)) -> (Run, Step) {
     let mut run = run(SLOW);
@@ -357,7 +362,7 @@ fn armed(change: impl Fn(&mut Observation)) -> (Run, Step) {
     for pod in &mut seen.pods {
         pod.node = Some("node1".to_owned());
     }
-    seen.agents.insert("node1".to_owned(), AgentSeen::Ready { cannot: BTreeMap::new() });
+    seen.agents.insert("node1".to_owned(), ready("network", BTreeMap::new()));
     change(&mut seen);
     let step = take(&mut run, &seen, 20);
     (run, step)
@@ -368,12 +373,14 @@ fn a_fault_that_a_node_holds_is_armed_only_when_the_node_can() {
     let agent = |state: AgentSeen| move |seen: &mut Observation| drop(seen.agents.insert("node1".to_owned(), state.clone()));
     let cannot = BTreeMap::from([("network".to_owned(), "no nf_tables".to_owned())]);
     type Change = Box<dyn Fn(&mut Observation)>;
-    let cases: [(Change, ExperimentPhase, &str); 7] = [
+    let cases: [(Change, ExperimentPhase, &str); 8] = [
         (Box::new(|_| {}), ExperimentPhase::Injecting, ""),
+        // It lacks the rights for a network fault, and says that it cannot: another is on its way.
+        (Box::new(agent(ready("cpu", cannot.clone()))), ExperimentPhase::Arming, ""),
         (Box::new(|seen| seen.agents.clear()), ExperimentPhase::Arming, ""),
         (Box::new(agent(AgentSeen::Starting("its pod starts".to_owned()))), ExperimentPhase::Arming, ""),
         (Box::new(agent(AgentSeen::Cannot("no image".to_owned()))), ExperimentPhase::Judged, "no agent on node node1: no image"),
-        (Box::new(agent(AgentSeen::Ready { cannot })), ExperimentPhase::Judged, "cannot hold network: no nf_tables"),
+        (Box::new(agent(ready("network", cannot))), ExperimentPhase::Judged, "cannot hold network: no nf_tables"),
         (
             Box::new(|seen| seen.pods.iter_mut().for_each(|pod| pod.host_network = true)),
             ExperimentPhase::Judged,

@@ -211,7 +211,7 @@ fn state(pod: &Pod, lease: Option<&(Lease, Instant)>) -> AgentSeen {
         return AgentSeen::Starting(format!("it has said nothing for {:?}", at.elapsed()));
     }
     let cannot = lease.annotations().get(ANNOTATION_CANNOT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    AgentSeen::Ready { cannot }
+    AgentSeen::Ready { faults: faults_of(pod), cannot }
 }
 
 fn node_of(pod: &Pod) -> Option<&String> {

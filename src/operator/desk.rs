@@ -11,7 +11,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::api::{Cord, GameDay, GameDayRun, Injection, InjectionStatus, Stop, Verdict};
 use crate::cluster::{Change, Clock, Injections, Leader};
-use crate::engine::{InjectionSeen, Pulled, RunId};
+use crate::engine::{InjectionSeen, Pulled, RunId, record};
 
 use super::agents::Agents;
 use super::events::Events;
@@ -164,9 +164,11 @@ impl Desk {
         let mut kept = lock(&self.injections);
         let (read, injections) = &mut *kept;
         let mut of = None;
+        let mut orphan = false;
         match change {
             Change::Is(DeserializeGuard(Ok(injection))) => {
                 of = Some(injection.spec.run.uid.clone());
+                orphan = !injection.spec.revert && !injection.status.as_ref().is_some_and(|status| status.phase.is_over());
                 injections.insert(injection.uid().unwrap_or_default(), injection);
             }
             Change::Is(DeserializeGuard(Err(invalid))) => {
@@ -183,8 +185,14 @@ impl Desk {
         drop(kept);
         for (uid, run) in lock(&self.runs).iter() {
             if of.as_ref().is_none_or(|of| of == uid) {
+                orphan &= run.now().finished;
                 run.changed.notify_one();
             }
+        }
+        // An order of a run that is over or gone came late, from an operator that was stopped. Before the runs are read
+        // every order looks so, and one sweep too many does nothing.
+        if orphan {
+            self.litter.notify_one();
         }
     }
 
@@ -197,6 +205,7 @@ impl Desk {
             let status = injection.status.clone().unwrap_or_default();
             if injection.spec.run.uid == run_uid {
                 let InjectionStatus { phase, bite, clean, why, began: _, ended: _ } = status;
+                let [bite, clean, why] = [bite, clean, why].map(|said| said.map(record::words));
                 seen.own.insert(injection.name_any(), InjectionSeen { phase, bite, clean, why });
             } else if injection.spec.fault.network.is_some() && !status.phase.is_over() {
                 seen.networks.insert(injection.spec.pod.uid.clone());

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 
 use crate::api::{Condition, ConditionStatus, GameDay, GameDayRun, GameDayRunSpec, GameDayStatus, LABEL_GAMEDAY, Stop};
 use crate::cluster::client::{Error, FIELD_MANAGER, ask};
-use crate::engine::admit;
 use crate::engine::schedule::{Circumstances, Decision, LISTED_MAX, Timetable, run_name};
+use crate::engine::{admit, record};
 
 use super::desk::{Desk, SeenRun, lock};
 use super::draw;
@@ -24,8 +24,15 @@ use super::draw;
 const AT_ONCE: usize = 8;
 /// A game day whose calls failed is tended again after this long.
 const AGAIN: SignedDuration = SignedDuration::from_secs(1);
+/// After a refused start (a quota, a webhook, a namespace that ends) the next is tried after twice this, then twice as
+/// long each time.
+const REFUSED_FIRST: Duration = Duration::from_secs(1);
+/// A quota that was raised is noticed within this time.
+const REFUSED_LONGEST: Duration = Duration::from_secs(60);
 /// The wall clock may be set while we sleep: it is looked at again this often at least.
 const LOOK: Duration = Duration::from_secs(60);
+/// The condition of a game day whose run the API server refuses.
+const REFUSED: &str = "StartRefused";
 /// A run that was started is seen after milliseconds; after this long it must have been deleted at once.
 const UNSEEN: Duration = Duration::from_secs(30);
 /// The largest seed that a schema's integer and every JSON reader can hold.
@@ -44,14 +51,16 @@ struct Kept {
     due: Option<Timestamp>,
     /// A run that was started and not seen since.
     started: Option<(String, Instant)>,
+    /// How often a start was refused, one after the other, and when the next may be tried.
+    refused: Option<(u32, Instant)>,
 }
 
 impl Board {
     pub fn put(&self, game_day: GameDay) {
         let uid = game_day.uid().unwrap_or_default();
         let mut game_days = lock(&self.game_days);
-        let started = game_days.remove(&uid).and_then(|kept| kept.started);
-        game_days.insert(uid, Kept { game_day: Arc::new(game_day), due: Some(Timestamp::MIN), started });
+        let (started, refused) = game_days.remove(&uid).map(|kept| (kept.started, kept.refused)).unwrap_or_default();
+        game_days.insert(uid, Kept { game_day: Arc::new(game_day), due: Some(Timestamp::MIN), started, refused });
         self.changed.notify_one();
     }
 
@@ -95,7 +104,24 @@ impl Board {
     fn has_started(&self, uid: &str, run: &str) {
         if let Some(kept) = lock(&self.game_days).get_mut(uid) {
             kept.started = Some((run.to_owned(), Instant::now()));
+            kept.refused = None;
         }
+    }
+
+    /// How long nothing may be started, after a refusal.
+    fn holds_off(&self, uid: &str) -> Option<Duration> {
+        let (_, until) = lock(&self.game_days).get(uid)?.refused?;
+        until.checked_duration_since(Instant::now()).filter(|left| *left > Duration::ZERO)
+    }
+
+    /// A start was refused: the next waits, longer each time. Returns how long.
+    fn was_refused(&self, uid: &str) -> Duration {
+        let mut game_days = lock(&self.game_days);
+        let Some(kept) = game_days.get_mut(uid) else { return REFUSED_LONGEST };
+        let times = kept.refused.map_or(0, |(times, _)| times).saturating_add(1);
+        let wait = REFUSED_FIRST.saturating_mul(1 << times.min(10)).min(REFUSED_LONGEST);
+        kept.refused = Some((times, Instant::now() + wait));
+        wait
     }
 
     /// The run that was started and is not among these yet.
@@ -180,10 +206,11 @@ async fn try_to_tend(desk: &Desk, game_day: &GameDay, name: &str, namespace: &st
         let decision = timetable.decide(since, now, circumstances);
         if let Some(minute) = decision.start {
             let run = run_name(name, minute);
-            start(desk, game_day, &run, Some(minute)).await?;
-            desk.board.has_started(&uid, &run);
-            status.last_run = Some(run.clone());
-            status.active = Some(run);
+            if let Some(again) = try_to_start(desk, game_day, &run, Some(minute), &mut status, now).await? {
+                // What is due stays due, and is missed once its window closes.
+                write_changed(desk, game_day, name, namespace, &status, &before).await?;
+                return Ok(Some(again));
+            }
         }
         if decision.stop_active
             && let Some(run) = under_way
@@ -194,16 +221,45 @@ async fn try_to_tend(desk: &Desk, game_day: &GameDay, name: &str, namespace: &st
         decided(&mut status, decision, game_day.spec.suspend);
     } else if !game_day.spec.suspend && before.last_run.is_none() && !runs.iter().any(|run| run.owner_uid() == Some(&uid)) {
         let run = once_name(game_day, name);
-        start(desk, game_day, &run, None).await?;
-        desk.board.has_started(&uid, &run);
-        status.last_run = Some(run.clone());
-        status.active = Some(run);
+        wake = try_to_start(desk, game_day, &run, None, &mut status, now).await?;
     }
-    if status != before {
-        write(desk, game_day, name, namespace, &status).await?;
-    }
+    write_changed(desk, game_day, name, namespace, &status, &before).await?;
     tidy(desk, game_day, namespace, &runs).await?;
     Ok(wake)
+}
+
+/// Starts a run, and says so in the status. Returns when to try again, where the API server refuses it: then the status
+/// says that.
+async fn try_to_start(
+    desk: &Desk,
+    game_day: &GameDay,
+    run: &str,
+    minute: Option<Timestamp>,
+    status: &mut GameDayStatus,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Error> {
+    let uid = game_day.uid().unwrap_or_default();
+    let in_time = |wait: Duration| now + SignedDuration::try_from(wait).unwrap_or(AGAIN);
+    if let Some(left) = desk.board.holds_off(&uid) {
+        return Ok(Some(in_time(left)));
+    }
+    let refused = match start(desk, game_day, run, minute).await {
+        Ok(()) => None,
+        // Gone, or asked too often: neither is about this start.
+        Err(error @ Error::Refused(_)) if !error.is_not_found() && !error.is_busy() => Some(error.in_words()),
+        Err(error) => return Err(error),
+    };
+    let Some(why) = refused else {
+        desk.board.has_started(&uid, run);
+        status.last_run = Some(run.to_owned());
+        status.active = Some(run.to_owned());
+        status.conditions.retain(|condition| condition.kind != REFUSED);
+        return Ok(None);
+    };
+    let wait = desk.board.was_refused(&uid);
+    tracing::warn!(run, gameday = game_day.name_any(), namespace = game_day.namespace(), why, ?wait, "its start was refused");
+    condition(status, REFUSED, ConditionStatus::True, "Refused", record::words(why), now);
+    Ok(Some(in_time(wait)))
 }
 
 /// The name of the only run of a game day without a schedule: another game day of the same name is another.
@@ -217,10 +273,14 @@ fn accept(status: &mut GameDayStatus, admitted: Result<(), String>, now: Timesta
         Ok(()) => (ConditionStatus::True, "Accepted", "it can be run as written".to_owned()),
         Err(problems) => (ConditionStatus::False, "Refused", problems),
     };
-    let known = status.conditions.iter().position(|condition| condition.kind == "Accepted");
+    condition(status, "Accepted", is, reason, message, now);
+}
+
+fn condition(status: &mut GameDayStatus, kind: &str, is: ConditionStatus, reason: &str, message: String, now: Timestamp) {
+    let known = status.conditions.iter().position(|condition| condition.kind == kind);
     let since = known.map(|at| &status.conditions[at]).filter(|condition| condition.status == is);
     let condition = Condition {
-        kind: "Accepted".to_owned(),
+        kind: kind.to_owned(),
         status: is,
         reason: reason.to_owned(),
         message,
@@ -277,6 +337,17 @@ async fn replace(desk: &Desk, run: &SeenRun) -> Result<(), Error> {
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let api: Api<GameDayRun> = Api::namespaced(desk.client.clone(), &run.id.namespace);
     ask(api.patch(&run.id.name, &params, &Patch::Merge(change))).await.map(drop)
+}
+
+async fn write_changed(
+    desk: &Desk,
+    game_day: &GameDay,
+    name: &str,
+    namespace: &str,
+    status: &GameDayStatus,
+    before: &GameDayStatus,
+) -> Result<(), Error> {
+    if status == before { Ok(()) } else { write(desk, game_day, name, namespace, status).await }
 }
 
 async fn write(desk: &Desk, game_day: &GameDay, name: &str, namespace: &str, status: &GameDayStatus) -> Result<(), Error> {

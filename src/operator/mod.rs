@@ -63,7 +63,7 @@ pub enum Error {
     Health { address: SocketAddr, source: std::io::Error },
     #[error("signals cannot be received: {0}")]
     Signals(std::io::Error),
-    #[error("it does not lead any more: {0}")]
+    #[error("it does not lead any more")]
     Lost(#[from] leader::Lost),
     #[error("a task that should go on for ever has ended: {0}")]
     Ended(&'static str),

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use jiff::Timestamp;
 
-use crate::api::{Duration, Entry, GameDayRunStatus, Stop, TargetKind, WorkloadKind, WorkloadRef};
+use crate::api::{Duration, Entry, FaultKind, GameDayRunStatus, Stop, TargetKind, WorkloadKind, WorkloadRef};
 use crate::engine::admit::Candidates;
 use crate::engine::{
     Action, AgentSeen, Answer, InjectionSeen, NodeSeen, Observation, Outcome, Permission, PodSeen, Pulled, Run, What,
@@ -447,7 +447,9 @@ impl Stage {
             }
         }
         let View { deleted, stop, cord, pods, nodes, workloads, injections } = view;
-        let agents = self.cluster.nodes.keys().map(|name| (name.clone(), AgentSeen::Ready { cannot: BTreeMap::new() })).collect();
+        let faults = FaultKind::ALL.iter().map(|kind| kind.name().to_owned()).collect();
+        let ready = AgentSeen::Ready { faults, cannot: BTreeMap::new() };
+        let agents = self.cluster.nodes.keys().map(|name| (name.clone(), ready.clone())).collect();
         let recorded = run.status.experiments.iter().flat_map(|experiment| &experiment.targets);
         let gone = recorded
             .filter(|target| target.kind == TargetKind::Pod && !self.cluster.pods.contains_key(&target.uid))

@@ -37,6 +37,8 @@ impl Lab {
         let client = Client::try_from(config).expect("a client for the lab");
         let lab = Lab { client, namespace: format!("t-{name}"), operators: Vec::new() };
         install();
+        // The operators before were killed, and another would wait until their lease has expired.
+        kubectl(&["-n", OPERATOR_NAMESPACE, "delete", "lease", "gameday", "--ignore-not-found"]);
         lab.delete_namespace().await;
         kubectl(&["create", "namespace", &lab.namespace]);
         kubectl_apply(&ACCOUNT.replace("NAMESPACE", &lab.namespace));
@@ -278,6 +280,38 @@ pub fn token_kubeconfig(who: &str, token: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("gameday-{who}-{}.kubeconfig", std::process::id()));
     std::fs::write(&path, config.to_string()).expect("the kubeconfig is written");
     path
+}
+
+/// A client of somebody who has this token, and nothing else.
+pub async fn token_client(token: &str) -> Client {
+    let mut config = kube::Config::infer().await.expect("a kubeconfig");
+    config.auth_info = kube::config::AuthInfo { token: Some(token.to_owned().into()), ..Default::default() };
+    Client::try_from(config).expect("a client for the lab")
+}
+
+pub fn signal(pid: i32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill runs").success());
+}
+
+/// The API server, stopped until this is dropped, whatever becomes of the test.
+pub struct ApiServer {
+    pid: i32,
+}
+
+impl ApiServer {
+    pub fn stopped() -> Self {
+        let lab = std::env::var("GAMEDAY_LAB").expect("the lab");
+        let pid = std::fs::read_to_string(format!("{lab}/logs/apiserver.pid")).expect("the API server's pid");
+        let pid = pid.trim().parse().expect("a pid");
+        signal(pid, "-STOP");
+        ApiServer { pid }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        signal(self.pid, "-CONT");
+    }
 }
 
 /// The command line, as a user types it.

@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use kube::ResourceExt;
 use kube::api::ListParams;
 
-use crate::lab::{Lab, eventually, runtime};
+use crate::lab::{Lab, eventually, kubectl, kubectl_apply, runtime};
 use crate::passes::LOSE_A_POD;
 
 #[test]
@@ -38,3 +39,66 @@ fn a_schedule_of_every_minute_runs_once_a_minute_over_an_operator_restart_too() 
         assert_eq!(status.missed, 0, "{status:#?}");
     });
 }
+
+#[test]
+fn a_start_that_is_due_replaces_the_run_under_way() {
+    runtime().block_on(async {
+        let mut lab = Lab::new("replace").await;
+        let address = lab.shop("checkout", 3, &[]).await;
+        lab.operator("one");
+        let game_day = LOSE_A_POD
+            .replace("  hypothesis:", "  schedule: {cron: \"* * * * *\", ifRunning: Replace}\n  hypothesis:")
+            .replace("hold: 1m", "hold: 10m")
+            .replace("hold: 5s", "hold: 10m");
+        lab.apply(&game_day.replace("ADDRESS", &address)).await;
+        let runs = lab.runs();
+        let found = eventually("the second minute has begun", Duration::from_secs(150), async || {
+            let mut found = runs.list(&ListParams::default()).await.ok()?.items;
+            found.sort_by_key(|run| run.spec.scheduled_for);
+            (found.len() >= 2 && found[0].is_finished()).then_some(found)
+        })
+        .await;
+        let apart = found[1].spec.scheduled_for.unwrap().duration_since(found[0].spec.scheduled_for.unwrap());
+        assert_eq!(apart.as_secs(), 60);
+        let first = found[0].status.clone().unwrap();
+        assert!(first.why.as_deref().unwrap_or_default().contains("ifRunning is Replace"), "{first:#?}");
+        let begun = found[1].status.as_ref().and_then(|status| status.started);
+        let ended = first.finished.unwrap();
+        assert!(begun.is_none_or(|begun| begun >= ended), "one at a time: {begun:?}, {ended}");
+        let status = lab.game_days().get("checkout").await.unwrap().status.unwrap();
+        assert_eq!(status.missed, 0, "{status:#?}");
+    });
+}
+
+#[test]
+fn a_start_that_the_api_server_refuses_is_said_and_comes_once_it_is_allowed() {
+    runtime().block_on(async {
+        let mut lab = Lab::new("quota").await;
+        let address = lab.shop("checkout", 3, &[]).await;
+        kubectl_apply(&QUOTA.replace("NAMESPACE", &lab.namespace));
+        lab.operator("one");
+        lab.apply(&LOSE_A_POD.replace("ADDRESS", &address).replace("hold: 5s", "hold: 1s")).await;
+        let game_days = lab.game_days();
+        let refused = async || {
+            let conditions = game_days.get("checkout").await.ok()?.status?.conditions;
+            Some(conditions.into_iter().find(|condition| condition.kind == "StartRefused"))
+        };
+        let said = eventually("the refusal is said", Duration::from_secs(20), async || refused().await?).await;
+        assert!(said.message.contains("exceeded quota"), "{said:?}");
+        kubectl(&["-n", &lab.namespace, "delete", "resourcequota", "none"]);
+        let run = eventually("the run is started", Duration::from_secs(60), async || {
+            lab.runs().list(&ListParams::default()).await.ok()?.items.pop()
+        })
+        .await;
+        eventually("nothing is refused any more", Duration::from_secs(5), async || refused().await?.is_none().then_some(()))
+            .await;
+        lab.until_finished(&run.name_any()).await;
+    });
+}
+
+const QUOTA: &str = r#"
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: none, namespace: NAMESPACE}
+spec: {hard: {count/gamedayruns.gameday.dev: "0"}}
+"#;
