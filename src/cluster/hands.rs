@@ -1,11 +1,11 @@
 //! What is done to the cluster for a fault, one call a function. Nothing here chooses: every target comes with
 //! its uid, and an object with another uid is never touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::response::Status;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -118,17 +118,23 @@ async fn gone_or(client: &Client, run: &RunId, target: &TargetId, error: Error) 
         return Err(error);
     }
     // Another uid has the name, or the pod was being written.
-    if is_gone(client, &run.namespace, &target.name, &target.uid).await? {
+    if uid_of(client, &run.namespace, &target.name).await?.as_ref() != Some(&target.uid) {
         Ok(Outcome::Done)
     } else {
         Ok(Outcome::Failed(error.in_words()))
     }
 }
 
-/// Whether the pod of this uid is gone, by a read of its own.
-pub async fn is_gone(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<bool, Error> {
-    let found = ask(objects::pods(client, namespace).get_metadata_opt(name)).await?;
-    Ok(found.is_none_or(|pod| pod.metadata.uid.as_deref() != Some(uid)))
+/// The uid of the pod that has this name now, by a read of its own. `None`: nobody has it.
+pub async fn uid_of(client: &Client, namespace: &str, name: &str) -> Result<Option<String>, Error> {
+    Ok(ask(objects::pods(client, namespace).get_metadata_opt(name)).await?.and_then(|pod| pod.metadata.uid))
+}
+
+/// The uids of all pods of a namespace as they are now.
+pub async fn uids(client: &Client, namespace: &str) -> Result<HashSet<String>, Error> {
+    // Without a resource version: not from a cache that may be older than the fault.
+    let found = ask(objects::pods(client, namespace).list_metadata(&ListParams::default())).await?;
+    Ok(found.into_iter().filter_map(|pod| pod.metadata.uid).collect())
 }
 
 async fn scale(hands: Hands<'_>, run: &RunId, target: &TargetId, from: i32, to: i32) -> Result<Outcome, Error> {

@@ -1,17 +1,17 @@
-//! What one run needs to see: the pods that its selectors match, nodes if it touches any, and the workloads it
-//! names. Watched from the run's start to its end, and dropped with it: without a run, nothing is watched.
+//! What there is in the cluster: pods, nodes, workloads and namespaces, watched for as long as this process leads, so
+//! that a run that begins need not ask first. Each run looks at its own part of it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::Client;
-use kube::api::{Api, PartialObjectMeta};
+use k8s_openapi::api::core::v1::{Namespace, Pod as CorePod};
+use kube::api::{Api, ApiResource, PartialObjectMeta};
 use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::api::{Selector, WorkloadRef};
+use crate::api::{Selector, WorkloadKind, WorkloadRef};
 use crate::engine::admit::Candidates;
 use crate::engine::{NodeSeen, Plan, PodSeen, WorkloadSeen};
 
@@ -21,21 +21,62 @@ use super::objects;
 /// Objects in one page of a list: bounds what is in memory at once while listing.
 const PAGE: u32 = 500;
 
+/// Ends its watches when it is dropped.
 pub struct Inventory {
     store: Arc<Mutex<Store>>,
-    /// Ended when this is dropped.
     _watches: JoinSet<()>,
 }
 
+/// What a watch sees of one kind of object, by namespace and then by uid. Nodes have no namespace.
+type Shelf<T> = HashMap<String, HashMap<String, T>>;
+
 #[derive(Default)]
 struct Store {
-    /// By selector, then by uid.
-    pods: Vec<HashMap<String, PodSeen>>,
-    nodes: HashMap<String, NodeSeen>,
-    workloads: BTreeMap<WorkloadRef, Option<WorkloadSeen>>,
-    namespace_ends: bool,
+    pods: Shelf<PodSeen>,
+    nodes: Shelf<NodeSeen>,
+    deployments: Shelf<(String, WorkloadSeen)>,
+    stateful_sets: Shelf<(String, WorkloadSeen)>,
+    /// Names of namespaces that are being deleted, or were.
+    ended: HashSet<String>,
     /// First lists that have not arrived yet.
     awaited: usize,
+    views: HashMap<u64, Looking>,
+    next_view: u64,
+}
+
+/// Who looks at what.
+#[derive(Clone)]
+struct Looking {
+    scope: Arc<Scope>,
+    changed: Arc<Notify>,
+}
+
+/// The part of the cluster that a run is about.
+#[derive(Debug)]
+struct Scope {
+    namespace: String,
+    selectors: Vec<Selector>,
+    workloads: Vec<WorkloadRef>,
+    nodes: bool,
+}
+
+impl Scope {
+    fn of(namespace: &str, plan: &Plan) -> Self {
+        let mut scope = Scope { namespace: namespace.to_owned(), selectors: Vec::new(), workloads: Vec::new(), nodes: false };
+        for planned in &plan.experiments {
+            match &planned.candidates {
+                Candidates::Pods(selector) if scope.selectors.contains(selector) => {}
+                Candidates::Pods(selector) => scope.selectors.push(selector.clone()),
+                Candidates::Nodes(_) => scope.nodes = true,
+                Candidates::Workload(workload) => scope.workloads.push(workload.clone()),
+            }
+        }
+        scope
+    }
+
+    fn has_pod(&self, pod: &PodSeen) -> bool {
+        self.selectors.iter().any(|selector| selector.matches(&pod.labels))
+    }
 }
 
 /// What is there, as last seen.
@@ -50,146 +91,218 @@ pub struct Stock {
 }
 
 impl Inventory {
-    /// Starts to watch what this plan needs. `changed` is notified on every change.
-    pub fn start(client: &Client, namespace: &str, plan: &Plan, changed: &Arc<Notify>) -> Self {
-        let mut selectors: Vec<&Selector> = Vec::new();
-        let mut workloads: Vec<WorkloadRef> = Vec::new();
-        let mut touches_nodes = false;
-        for planned in &plan.experiments {
-            match &planned.candidates {
-                Candidates::Pods(selector) if selectors.contains(&selector) => {}
-                Candidates::Pods(selector) => selectors.push(selector),
-                Candidates::Nodes(_) => touches_nodes = true,
-                Candidates::Workload(workload) => workloads.push(workload.clone()),
-            }
+    /// Starts to watch.
+    pub fn start(client: &Client) -> Self {
+        let mut watches = Watches { store: Arc::default(), tasks: JoinSet::new() };
+        let everywhere = |resource: ApiResource| Api::all_with(client.clone(), &resource);
+        watches.add(
+            Api::all_with(client.clone(), &ApiResource::erase::<CorePod>(&())),
+            "pods",
+            |store| &mut store.pods,
+            objects::pod_seen,
+            |before, after, scope| [before, after].into_iter().flatten().any(|pod| scope.has_pod(pod)),
+        );
+        watches.add(
+            objects::nodes(client),
+            "nodes",
+            |store| &mut store.nodes,
+            objects::node_seen,
+            |before, after, scope| scope.nodes && before != after,
+        );
+        let named = |workload: objects::Workload| (workload.name_any(), objects::workload_seen(&workload));
+        for (kind, what) in [(WorkloadKind::Deployment, "deployments"), (WorkloadKind::StatefulSet, "statefulsets")] {
+            watches.add(
+                everywhere(objects::workload_resource(kind)),
+                what,
+                move |store| match kind {
+                    WorkloadKind::Deployment => &mut store.deployments,
+                    WorkloadKind::StatefulSet => &mut store.stateful_sets,
+                },
+                named,
+                move |before, after, scope| {
+                    let name = [before, after].into_iter().flatten().map(|(name, _)| name).next();
+                    let is = |workload: &WorkloadRef| workload.kind == kind && Some(&workload.name) == name;
+                    before != after && scope.workloads.iter().any(is)
+                },
+            );
         }
-        workloads.sort();
-        workloads.dedup();
-
-        let store = Arc::new(Mutex::new(Store {
-            pods: vec![HashMap::new(); selectors.len()],
-            awaited: selectors.len() + usize::from(touches_nodes) + workloads.len(),
-            ..Store::default()
-        }));
-        let shelf = |store: &Arc<Mutex<Store>>| Shelf { store: Arc::clone(store), changed: Arc::clone(changed), listed: false };
-        let config = || watcher::Config::default().any_semantic().page_size(PAGE);
-        let mut watches = JoinSet::new();
-        for (index, selector) in selectors.iter().enumerate() {
-            let mut shelf = shelf(&store);
-            let config = config().labels(&selector.to_string());
-            watches.spawn(follow(objects::pods(client, namespace), config, "pods", move |change| {
-                shelf.put(change, |store| &mut store.pods[index], objects::pod_seen);
-            }));
-        }
-        if touches_nodes {
-            let mut shelf = shelf(&store);
-            watches.spawn(follow(objects::nodes(client), config(), "nodes", move |change| {
-                shelf.put(change, |store| &mut store.nodes, objects::node_seen);
-            }));
-        }
-        for workload in workloads {
-            let mut shelf = shelf(&store);
-            let config = config().fields(&format!("metadata.name={}", workload.name));
-            watches.spawn(follow(objects::workloads(client, namespace, workload.kind), config, "workload", move |change| {
-                shelf.put_workload(change, &workload);
-            }));
-        }
-        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-        let (kept, news) = (Arc::clone(&store), Arc::clone(changed));
-        watches.spawn(follow(namespaces, config().fields(&format!("metadata.name={namespace}")), "namespace", move |change| {
-            let ends = match change {
-                Change::Is(namespace) => namespace.metadata.deletion_timestamp.is_some(),
-                Change::Gone(_) => true,
-                Change::Only(uids) => uids.is_empty(),
-            };
-            if ends {
-                lock(&kept).namespace_ends = true;
-                news.notify_one();
-            }
-        }));
-        Inventory { store, _watches: watches }
+        watches.add_namespaces(client);
+        Inventory { store: watches.store, _watches: watches.tasks }
     }
 
+    /// A run's view of it. `changed` is notified of every change in it.
+    pub fn view(self: &Arc<Self>, namespace: &str, plan: &Plan, changed: &Arc<Notify>) -> View {
+        let scope = Arc::new(Scope::of(namespace, plan));
+        let mut store = lock(&self.store);
+        let number = store.next_view;
+        store.next_view += 1;
+        store.views.insert(number, Looking { scope: Arc::clone(&scope), changed: Arc::clone(changed) });
+        drop(store);
+        View { inventory: Arc::clone(self), number, scope }
+    }
+}
+
+/// What one run sees.
+pub struct View {
+    inventory: Arc<Inventory>,
+    number: u64,
+    scope: Arc<Scope>,
+}
+
+impl View {
     pub fn stock(&self) -> Stock {
-        let store = lock(&self.store);
-        let mut pods: BTreeMap<&str, &PodSeen> = BTreeMap::new();
-        pods.extend(store.pods.iter().flatten().map(|(uid, pod)| (uid.as_str(), pod)));
-        Stock {
-            pods: pods.into_values().cloned().collect(),
-            nodes: store.nodes.values().cloned().collect(),
-            workloads: store.workloads.clone(),
-            namespace_ends: store.namespace_ends,
-            synced: store.awaited == 0,
-        }
+        let store = lock(&self.inventory.store);
+        let scope = &self.scope;
+        let mut pods: Vec<PodSeen> = store
+            .pods
+            .get(&scope.namespace)
+            .into_iter()
+            .flat_map(HashMap::values)
+            .filter(|pod| scope.has_pod(pod))
+            .cloned()
+            .collect();
+        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+        let workload = |workload: &WorkloadRef| {
+            let shelf = match workload.kind {
+                WorkloadKind::Deployment => &store.deployments,
+                WorkloadKind::StatefulSet => &store.stateful_sets,
+            };
+            let found = shelf.get(&scope.namespace)?.values().find(|(name, _)| *name == workload.name)?;
+            Some(found.1.clone())
+        };
+        let nodes = store.nodes.values().filter(|_| scope.nodes).flat_map(HashMap::values).cloned().collect();
+        let synced = store.awaited == 0;
+        let workloads = scope.workloads.iter().filter(|_| synced).map(|named| (named.clone(), workload(named))).collect();
+        Stock { pods, nodes, workloads, namespace_ends: store.ended.contains(&scope.namespace), synced }
     }
 
     pub fn is_synced(&self) -> bool {
-        lock(&self.store).awaited == 0
+        lock(&self.inventory.store).awaited == 0
     }
 }
 
-/// Where one watch puts what it sees.
-struct Shelf {
+impl Drop for View {
+    fn drop(&mut self) {
+        lock(&self.inventory.store).views.remove(&self.number);
+    }
+}
+
+struct Watches {
     store: Arc<Mutex<Store>>,
-    changed: Arc<Notify>,
-    listed: bool,
+    tasks: JoinSet<()>,
 }
 
-impl Shelf {
-    fn put<K: kube::Resource, T>(
+impl Watches {
+    /// Follows one kind of object. `concerns`: whether a change from one to another is news in a scope.
+    fn add<K, T>(
         &mut self,
-        change: Change<K>,
-        on: impl Fn(&mut Store) -> &mut HashMap<String, T>,
-        seen: impl Fn(K) -> T,
-    ) {
-        let mut store = lock(&self.store);
-        let kept = on(&mut store);
-        match change {
-            Change::Is(object) => {
-                let uid = object.meta().uid.clone().unwrap_or_default();
-                kept.insert(uid, seen(object));
+        api: Api<K>,
+        what: &'static str,
+        shelf: impl Fn(&mut Store) -> &mut Shelf<T> + Send + 'static,
+        seen: impl Fn(K) -> T + Send + 'static,
+        concerns: impl Fn(Option<&T>, Option<&T>, &Scope) -> bool + Send + 'static,
+    ) where
+        K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+        T: Clone + Send + 'static,
+    {
+        let store = Arc::clone(&self.store);
+        lock(&store).awaited += 1;
+        let mut listed = false;
+        self.tasks.spawn(follow(api, config(), what, move |change| {
+            let mut store = lock(&store);
+            let (place, before, after) = match change {
+                Change::Is(object) => {
+                    let (namespace, uid) = place(&object);
+                    let after = seen(object);
+                    let before = shelf(&mut store).entry(namespace.clone()).or_default().insert(uid, after.clone());
+                    (namespace, before, Some(after))
+                }
+                Change::Gone(object) => {
+                    let (namespace, uid) = place(&object);
+                    let before = shelf(&mut store).get_mut(&namespace).and_then(|kept| kept.remove(&uid));
+                    (namespace, before, None)
+                }
+                Change::Only(uids) => {
+                    for kept in shelf(&mut store).values_mut() {
+                        kept.retain(|uid, _| uids.contains(uid));
+                    }
+                    return listed_once(&mut listed, &mut store);
+                }
+            };
+            // During the first list there is nothing to decide yet.
+            if !listed {
+                return;
             }
-            Change::Gone(object) => {
-                kept.remove(object.meta().uid.as_deref().unwrap_or_default());
+            for Looking { scope, changed } in store.views.values() {
+                if (place.is_empty() || place == scope.namespace) && concerns(before.as_ref(), after.as_ref(), scope) {
+                    changed.notify_one();
+                }
             }
-            Change::Only(uids) => {
-                kept.retain(|uid, _| uids.contains(uid));
-                first_list(&mut self.listed, &mut store);
-            }
-        }
-        // During the first list there is nothing to decide yet.
-        if self.listed {
-            self.changed.notify_one();
-        }
+        }));
     }
 
-    fn put_workload(&mut self, change: Change<objects::Workload>, workload: &WorkloadRef) {
-        let mut store = lock(&self.store);
-        let is = |uids: &HashSet<String>, seen: &Option<WorkloadSeen>| seen.as_ref().is_some_and(|seen| uids.contains(&seen.uid));
-        match change {
-            Change::Is(object) => {
-                store.workloads.insert(workload.clone(), Some(objects::workload_seen(&object)));
-            }
-            Change::Gone(_) => {
-                store.workloads.insert(workload.clone(), None);
-            }
-            Change::Only(uids) => {
-                let seen = store.workloads.entry(workload.clone()).or_default();
-                if !is(&uids, seen) {
-                    *seen = None;
+    fn add_namespaces(&mut self, client: &Client) {
+        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+        let store = Arc::clone(&self.store);
+        lock(&store).awaited += 1;
+        let mut listed = false;
+        let mut names: HashMap<String, String> = HashMap::new();
+        self.tasks.spawn(follow(namespaces, config(), "namespaces", move |change| {
+            let mut store = lock(&store);
+            match change {
+                Change::Is(namespace) => {
+                    let name = namespace.name_any();
+                    names.insert(namespace.uid().unwrap_or_default(), name.clone());
+                    if namespace.metadata.deletion_timestamp.is_none() {
+                        store.ended.remove(&name);
+                    } else {
+                        store.ends(name);
+                    }
                 }
-                first_list(&mut self.listed, &mut store);
+                Change::Gone(namespace) => {
+                    names.remove(&namespace.uid().unwrap_or_default());
+                    store.ends(namespace.name_any());
+                }
+                Change::Only(uids) => {
+                    let gone: Vec<String> =
+                        names.iter().filter(|(uid, _)| !uids.contains(*uid)).map(|(_, name)| name.clone()).collect();
+                    names.retain(|uid, _| uids.contains(uid));
+                    for name in gone.into_iter().filter(|name| !names.values().any(|there| there == name)) {
+                        store.ends(name);
+                    }
+                    listed_once(&mut listed, &mut store);
+                }
             }
-        }
-        if self.listed {
-            self.changed.notify_one();
-        }
+        }));
     }
 }
 
-fn first_list(listed: &mut bool, store: &mut Store) {
+impl Store {
+    fn ends(&mut self, namespace: String) {
+        for Looking { scope, changed } in self.views.values() {
+            if scope.namespace == namespace {
+                changed.notify_one();
+            }
+        }
+        self.ended.insert(namespace);
+    }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().any_semantic().page_size(PAGE)
+}
+
+fn place(object: &impl ResourceExt) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.uid().unwrap_or_default())
+}
+
+/// A list has arrived: every view may have changed by it.
+fn listed_once(listed: &mut bool, store: &mut Store) {
     if !std::mem::replace(listed, true) {
         store.awaited -= 1;
+    }
+    for Looking { scope: _, changed } in store.views.values() {
+        changed.notify_one();
     }
 }
 

@@ -17,28 +17,28 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
 use crate::engine::{Action, AgentSeen, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, Track, broken};
 use crate::turn::{Loaded, RecordError, Trouble, World};
 
 pub use follow::{Change, follow};
-pub use inventory::Inventory;
+pub use inventory::{Inventory, View};
 pub use leader::Leader;
 
 use hands::Hands;
 use permission::Permissions;
 
-/// Reads that confirm that a pod is gone, at once: 200 take a fraction of a second, and the API server's
-/// fairness does not queue us.
-const CONFIRMING: usize = 32;
+/// Up to so many pods are confirmed gone by a read each; more by one list of the namespace's pods, without their
+/// contents. A read takes a millisecond of the API server, a list of a thousand pods twenty.
+const FEW: usize = 16;
 /// Before the next round of a repeated fault, permissions are asked for again this early.
 const ROUND_AHEAD: SignedDuration = SignedDuration::from_secs(1);
 /// A confirmation without an answer is asked for again after this long.
@@ -116,7 +116,7 @@ pub struct ClusterWorld<S> {
 }
 
 struct Sight {
-    inventory: Arc<Inventory>,
+    view: View,
     permissions: Permissions,
     gone: Gone,
 }
@@ -128,15 +128,16 @@ impl<S: Surroundings> ClusterWorld<S> {
         leader: &Leader,
         clock: Clock,
         run: &Run,
-        inventory: Option<Arc<Inventory>>,
+        inventory: &Arc<Inventory>,
         surroundings: S,
         changed: &Arc<Notify>,
     ) -> Self {
-        let sight = run.plan.as_ref().ok().zip(inventory).map(|(plan, inventory)| {
+        let sight = run.plan.as_ref().ok().map(|plan| {
             let permissions = Permissions::new(client, &run.id.namespace, &plan.service_account, changed);
             permissions.ask(plan.permissions());
             let gone = Gone::new(client, &run.id, changed);
-            Sight { inventory, permissions, gone }
+            let view = inventory.view(&run.id.namespace, plan, changed);
+            Sight { view, permissions, gone }
         });
         ClusterWorld { id: run.id.clone(), client: client.clone(), leader: leader.clone(), clock, sight, surroundings }
     }
@@ -145,7 +146,7 @@ impl<S: Surroundings> ClusterWorld<S> {
     pub fn is_ready(&self, run: &Run) -> bool {
         let Some(sight) = &self.sight else { return true };
         let wanted = run.plan.as_ref().map(|plan| plan.permissions().len()).unwrap_or_default();
-        sight.inventory.is_synced() && sight.permissions.answers().len() >= wanted
+        sight.view.is_synced() && sight.permissions.answers().len() >= wanted
     }
 
     pub fn surroundings(&self) -> &S {
@@ -189,7 +190,7 @@ impl<S: Surroundings> World for ClusterWorld<S> {
             seen.synced = true;
             return Ok(seen);
         };
-        let stock = sight.inventory.stock();
+        let stock = sight.view.stock();
         if stock.synced {
             let there: BTreeSet<&str> = stock.pods.iter().map(|pod| pod.uid.as_str()).collect();
             seen.gone = sight.gone.of(&run.status, &there);
@@ -276,20 +277,21 @@ fn needs_permission(run: &Run, now: Timestamp) -> bool {
 struct Gone {
     client: Client,
     namespace: String,
-    asked: Arc<Mutex<HashMap<String, bool>>>,
-    at_once: Arc<Semaphore>,
+    asked: Arc<Mutex<Asked>>,
     changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Asked {
+    /// By uid: whether it is confirmed. `false`: it is being asked.
+    pods: HashMap<String, bool>,
+    /// A list is under way; further ones wait for it.
+    listing: bool,
 }
 
 impl Gone {
     fn new(client: &Client, run: &RunId, changed: &Arc<Notify>) -> Self {
-        Gone {
-            client: client.clone(),
-            namespace: run.namespace.clone(),
-            asked: Arc::default(),
-            at_once: Arc::new(Semaphore::new(CONFIRMING)),
-            changed: Arc::clone(changed),
-        }
+        Gone { client: client.clone(), namespace: run.namespace.clone(), asked: Arc::default(), changed: Arc::clone(changed) }
     }
 
     /// Those confirmed so far, without waiting; the others are asked for, and notify.
@@ -301,36 +303,50 @@ impl Gone {
             .filter(|(uid, _)| !there.contains(uid))
             .collect();
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        for (uid, name) in missing {
-            if !asked.contains_key(uid) {
-                asked.insert(uid.to_owned(), false);
-                self.confirm(uid.to_owned(), name.to_owned());
+        let new: Vec<(String, String)> = missing
+            .into_iter()
+            .filter(|(uid, _)| !asked.pods.contains_key(*uid))
+            .map(|(uid, name)| (uid.to_owned(), name.to_owned()))
+            .collect();
+        if new.len() <= FEW {
+            for (uid, name) in new {
+                asked.pods.insert(uid.clone(), false);
+                self.confirm(vec![uid], Some(name));
             }
+        } else if !asked.listing {
+            asked.listing = true;
+            let uids: Vec<String> = new.into_iter().map(|(uid, _)| uid).collect();
+            asked.pods.extend(uids.iter().map(|uid| (uid.clone(), false)));
+            self.confirm(uids, None);
         }
-        asked.iter().filter(|(_, gone)| **gone).map(|(uid, _)| uid.clone()).collect()
+        asked.pods.iter().filter(|(_, gone)| **gone).map(|(uid, _)| uid.clone()).collect()
     }
 
-    fn confirm(&self, uid: String, name: String) {
+    /// Asks whether these are gone: one pod by its name, or any number by a list.
+    fn confirm(&self, uids: Vec<String>, name: Option<String>) {
         let (client, namespace) = (self.client.clone(), self.namespace.clone());
-        let (asked, at_once, changed) = (Arc::clone(&self.asked), Arc::clone(&self.at_once), Arc::clone(&self.changed));
+        let (asked, changed) = (Arc::clone(&self.asked), Arc::clone(&self.changed));
         tokio::spawn(async move {
-            let gone = {
-                let _place = at_once.acquire().await;
-                hands::is_gone(&client, &namespace, &name, &uid).await
+            let there = match &name {
+                Some(name) => hands::uid_of(&client, &namespace, name).await.map(|uid| uid.into_iter().collect()),
+                None => hands::uids(&client, &namespace).await,
             };
-            let confirmed = matches!(gone, Ok(true));
-            if !confirmed {
-                if let Err(error) = gone {
-                    tracing::warn!(pod = name, %error, "whether the pod is gone was not answered");
+            let gone = |uid: &String| there.as_ref().is_ok_and(|there: &HashSet<String>| !there.contains(uid));
+            if !uids.iter().all(gone) {
+                if let Err(error) = &there {
+                    tracing::warn!(namespace, %error, "whether pods are gone was not answered");
                 }
                 // It is asked again by the next observation.
                 tokio::time::sleep(CONFIRM_AGAIN).await;
             }
             let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if confirmed {
-                asked.insert(uid, true);
-            } else {
-                asked.remove(&uid);
+            asked.listing &= name.is_some();
+            for uid in uids {
+                if gone(&uid) {
+                    asked.pods.insert(uid, true);
+                } else {
+                    asked.pods.remove(&uid);
+                }
             }
             drop(asked);
             changed.notify_one();

@@ -10,7 +10,7 @@ use kube::{Client, Resource, ResourceExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::api::{Cord, GameDay, GameDayRun, Injection, InjectionStatus, Stop, Verdict};
-use crate::cluster::{Change, Clock, Injections, Leader};
+use crate::cluster::{Change, Clock, Injections, Inventory, Leader};
 use crate::engine::{InjectionSeen, Pulled, RunId, record};
 
 use super::agents::Agents;
@@ -26,6 +26,8 @@ pub struct Desk {
     pub client: Client,
     pub agents: Agents,
     pub leader: Leader,
+    /// Of the cluster, for as long as this process leads.
+    pub inventory: Arc<Inventory>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub events: Events,
@@ -92,7 +94,9 @@ impl Desk {
         stopping: watch::Receiver<bool>,
         busy: mpsc::Sender<()>,
     ) -> Self {
+        let inventory = Arc::new(Inventory::start(&client));
         Desk {
+            inventory,
             client,
             agents,
             leader,

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::api::{Entry, GameDayRun, GameDayRunStatus, RunPhase, Stop};
-use crate::cluster::{self, ClusterWorld, Injections, Inventory, Surroundings, read_replicas, record};
+use crate::cluster::{self, ClusterWorld, Injections, Surroundings, read_replicas, record};
 use crate::engine::{AgentSeen, Pulled, Run, Track};
 use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
 use crate::turn::{Loaded, Next, Trouble, Turn, World};
@@ -78,15 +78,13 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     let mut counted = Counted::new(desk, &loaded.run.status);
     let run = &loaded.run;
     let clock = desk.clock.not_before(newest(&run.status));
-    let plan = run.plan.as_ref().ok();
-    let inventory = plan.map(|plan| Arc::new(Inventory::start(&desk.client, &run.id.namespace, plan, &seen.changed)));
     let around = Around {
         desk: Arc::clone(desk),
         seen: Arc::clone(seen),
         told: Mutex::default(),
         samplers: samplers(desk, seen, clock, run),
     };
-    let world = ClusterWorld::start(&desk.client, &desk.leader, clock, run, inventory, around, &seen.changed);
+    let world = ClusterWorld::start(&desk.client, &desk.leader, clock, run, &desk.inventory, around, &seen.changed);
     if run.status.phase == RunPhase::Waiting {
         first_look(&world, run, &seen.changed).await;
     }
