@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
@@ -24,12 +24,14 @@ pub enum Change<K> {
 }
 
 /// Follows a watch until the task is dropped. Broken watches are taken up again.
-pub async fn follow<K>(api: Api<K>, config: watcher::Config, what: &'static str, mut on: impl FnMut(Change<K>))
+pub async fn follow<K>(api: Api<K>, config: Config, what: &'static str, mut on: impl FnMut(Change<K>))
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut listed = HashSet::new();
-    let mut events = std::pin::pin!(watcher(api, config.timeout(WATCH_SECONDS)).backoff(Again::default()));
+    let mut events = std::pin::pin!(
+        watcher(api, Config { timeout: config.timeout.or(Some(WATCH_SECONDS)), ..config }).backoff(Again::default())
+    );
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),

@@ -1,7 +1,7 @@
 //! What there is in the cluster: pods, nodes, workloads and namespaces, watched for as long as this process leads, so
 //! that a run that begins need not ask first. Each run looks at its own part of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod as CorePod};
@@ -19,7 +19,12 @@ use super::follow::{Change, follow};
 use super::objects;
 
 /// Objects in one page of a list: bounds what is in memory at once while listing.
-const PAGE: u32 = 500;
+const PAGE: u32 = 250;
+/// These watches are taken up again half as often as others: what is done has the uid as a precondition, and when nothing
+/// happens an idle operator should be quiet.
+const WATCH_SECONDS: u32 = 120;
+
+const PODS: &str = "pods";
 
 /// Ends its watches when it is dropped.
 pub struct Inventory {
@@ -45,10 +50,11 @@ struct Store {
 }
 
 /// Who looks at what.
-#[derive(Clone)]
 struct Looking {
     scope: Arc<Scope>,
     changed: Arc<Notify>,
+    /// Uids of pods of the namespace whose deletion was seen.
+    gone: BTreeSet<String>,
 }
 
 /// The part of the cluster that a run is about.
@@ -83,6 +89,9 @@ impl Scope {
 #[derive(Clone, Debug, Default)]
 pub struct Stock {
     pub pods: Vec<PodSeen>,
+    /// Uids of pods whose deletion was seen. The watch is of all pods, so that an event of deletion means that and
+    /// nothing else; one that is only missing from a list may be newer than the list.
+    pub gone: BTreeSet<String>,
     pub nodes: Vec<NodeSeen>,
     pub workloads: BTreeMap<WorkloadRef, Option<WorkloadSeen>>,
     /// The namespace is being deleted, and the run with it, only later.
@@ -97,7 +106,7 @@ impl Inventory {
         let everywhere = |resource: ApiResource| Api::all_with(client.clone(), &resource);
         watches.add(
             Api::all_with(client.clone(), &ApiResource::erase::<CorePod>(&())),
-            "pods",
+            PODS,
             |store| &mut store.pods,
             objects::pod_seen,
             |before, after, scope| [before, after].into_iter().flatten().any(|pod| scope.has_pod(pod)),
@@ -136,7 +145,7 @@ impl Inventory {
         let mut store = lock(&self.store);
         let number = store.next_view;
         store.next_view += 1;
-        store.views.insert(number, Looking { scope: Arc::clone(&scope), changed: Arc::clone(changed) });
+        store.views.insert(number, Looking { scope: Arc::clone(&scope), changed: Arc::clone(changed), gone: BTreeSet::new() });
         drop(store);
         View { inventory: Arc::clone(self), number, scope }
     }
@@ -173,7 +182,8 @@ impl View {
         let nodes = store.nodes.values().filter(|_| scope.nodes).flat_map(HashMap::values).cloned().collect();
         let synced = store.awaited == 0;
         let workloads = scope.workloads.iter().filter(|_| synced).map(|named| (named.clone(), workload(named))).collect();
-        Stock { pods, nodes, workloads, namespace_ends: store.ended.contains(&scope.namespace), synced }
+        let gone = store.views.get(&self.number).map(|looking| looking.gone.clone()).unwrap_or_default();
+        Stock { pods, gone, nodes, workloads, namespace_ends: store.ended.contains(&scope.namespace), synced }
     }
 
     pub fn is_synced(&self) -> bool {
@@ -207,9 +217,11 @@ impl Watches {
     {
         let store = Arc::clone(&self.store);
         lock(&store).awaited += 1;
+        let buries = what == PODS;
         let mut listed = false;
         self.tasks.spawn(follow(api, config(), what, move |change| {
             let mut store = lock(&store);
+            let mut deleted = None;
             let (place, before, after) = match change {
                 Change::Is(object) => {
                     let (namespace, uid) = place(&object);
@@ -220,6 +232,7 @@ impl Watches {
                 Change::Gone(object) => {
                     let (namespace, uid) = place(&object);
                     let before = shelf(&mut store).get_mut(&namespace).and_then(|kept| kept.remove(&uid));
+                    deleted = Some(uid);
                     (namespace, before, None)
                 }
                 Change::Only(uids) => {
@@ -233,7 +246,10 @@ impl Watches {
             if !listed {
                 return;
             }
-            for Looking { scope, changed } in store.views.values() {
+            for Looking { scope, changed, gone } in store.views.values_mut() {
+                if place == scope.namespace && buries {
+                    gone.extend(deleted.clone());
+                }
                 if (place.is_empty() || place == scope.namespace) && concerns(before.as_ref(), after.as_ref(), scope) {
                     changed.notify_one();
                 }
@@ -279,7 +295,7 @@ impl Watches {
 
 impl Store {
     fn ends(&mut self, namespace: String) {
-        for Looking { scope, changed } in self.views.values() {
+        for Looking { scope, changed, .. } in self.views.values() {
             if scope.namespace == namespace {
                 changed.notify_one();
             }
@@ -289,7 +305,8 @@ impl Store {
 }
 
 fn config() -> watcher::Config {
-    watcher::Config::default().any_semantic().page_size(PAGE)
+    // Not from any cache: after a failover it may be older than what was seen, and a page of it is the whole list.
+    watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
 }
 
 fn place(object: &impl ResourceExt) -> (String, String) {
@@ -301,7 +318,7 @@ fn listed_once(listed: &mut bool, store: &mut Store) {
     if !std::mem::replace(listed, true) {
         store.awaited -= 1;
     }
-    for Looking { scope: _, changed } in store.views.values() {
+    for Looking { changed, .. } in store.views.values() {
         changed.notify_one();
     }
 }

@@ -193,7 +193,7 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         let stock = sight.view.stock();
         if stock.synced {
             let there: BTreeSet<&str> = stock.pods.iter().map(|pod| pod.uid.as_str()).collect();
-            seen.gone = sight.gone.of(&run.status, &there);
+            seen.gone = sight.gone.of(&run.status, &there, stock.gone);
         }
         let injections = self.surroundings.injections();
         let orders_read = injections.is_some();
@@ -272,8 +272,8 @@ fn needs_permission(run: &Run, now: Timestamp) -> bool {
     })
 }
 
-/// Recorded pods that are not in the inventory any more. A label that was changed takes a pod out of a watch
-/// too, so each is asked for by name before it counts as gone.
+/// Recorded pods that are not among those that the run looks at any more, and whose deletion was not seen: a label was
+/// changed, or a list came that may be older than they are. Each is asked for before it counts as gone.
 struct Gone {
     client: Client,
     namespace: String,
@@ -295,12 +295,13 @@ impl Gone {
     }
 
     /// Those confirmed so far, without waiting; the others are asked for, and notify.
-    fn of(&self, status: &GameDayRunStatus, there: &BTreeSet<&str>) -> BTreeSet<String> {
+    /// `seen`: those whose deletion was seen.
+    fn of(&self, status: &GameDayRunStatus, there: &BTreeSet<&str>, mut seen: BTreeSet<String>) -> BTreeSet<String> {
         let targets = status.experiments.iter().flat_map(|experiment| &experiment.targets);
         let missing: BTreeMap<&str, &str> = targets
             .filter(|target| target.kind == TargetKind::Pod && (target.bite.is_none() || target.clean.is_none()))
             .map(|target| (target.uid.as_str(), target.name.as_str()))
-            .filter(|(uid, _)| !there.contains(uid))
+            .filter(|(uid, _)| !there.contains(uid) && !seen.contains(*uid))
             .collect();
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let new: Vec<(String, String)> = missing
@@ -319,7 +320,8 @@ impl Gone {
             asked.pods.extend(uids.iter().map(|uid| (uid.clone(), false)));
             self.confirm(uids, None);
         }
-        asked.pods.iter().filter(|(_, gone)| **gone).map(|(uid, _)| uid.clone()).collect()
+        seen.extend(asked.pods.iter().filter(|(_, gone)| **gone).map(|(uid, _)| uid.clone()));
+        seen
     }
 
     /// Asks whether these are gone: one pod by its name, or any number by a list.

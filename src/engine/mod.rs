@@ -95,7 +95,7 @@ pub struct Observation {
     pub cord: Option<Pulled>,
     /// Pods that any selector of the plan matches, in the run's namespace.
     pub pods: Vec<PodSeen>,
-    /// Uids of recorded pods that are confirmed gone, by a read of their own.
+    /// Uids of recorded pods that are gone: their deletion was seen, or a read of their own has confirmed it.
     pub gone: BTreeSet<String>,
     /// All nodes, where the plan touches nodes.
     pub nodes: Vec<NodeSeen>,
