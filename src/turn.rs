@@ -9,8 +9,8 @@ use std::future::Future;
 use futures::StreamExt;
 use jiff::Timestamp;
 
-use crate::api::{Entry, GameDayRunStatus};
-use crate::engine::{self, Action, Observation, Outcome, Performed, Run, limits, record};
+use crate::api::{Entry, GameDayRunStatus, RunPhase};
+use crate::engine::{self, Action, Observation, Outcome, Performed, Run, SlotSeen, limits, record};
 
 /// Actions under way at once. Enough that 200 deletes take a fraction of a second, few enough that the API
 /// server's fairness does not queue us.
@@ -29,6 +29,14 @@ pub trait World {
 
     /// Writes the run's status, if nobody has written the run since `version`.
     fn record(&self, run: &Run, version: &str, status: &GameDayRunStatus) -> impl Future<Output = Result<String, RecordError>>;
+
+    /// Whether this status may be recorded, which names targets that `run` does not name yet. Once it may, everybody
+    /// else who is asked counts them.
+    fn claim(&self, run: &Run, status: &GameDayRunStatus) -> bool;
+
+    /// Takes a slot for a run that waits for nothing else, or says for whom it waits. The second is the run's new
+    /// version, where it had to be written.
+    fn slot(&self, run: &Run, version: &str) -> impl Future<Output = Result<(SlotSeen, Option<String>), RecordError>>;
 
     /// Does one thing. Never called for an injection that is not recorded.
     fn perform(&self, run: &Run, action: &Action) -> impl Future<Output = Outcome>;
@@ -78,6 +86,13 @@ pub struct Turn {
     unrecorded: Vec<Entry>,
     recorded: GameDayRunStatus,
     recorded_at: Option<Timestamp>,
+    slot: SlotSeen,
+}
+
+/// Whether a status names targets that another does not.
+fn names_more(status: &GameDayRunStatus, before: &GameDayRunStatus) -> bool {
+    let targets = |status: &GameDayRunStatus| status.experiments.iter().map(|experiment| experiment.targets.len()).sum::<usize>();
+    targets(status) > targets(before)
 }
 
 /// What a turn leaves behind.
@@ -101,11 +116,17 @@ impl Turn {
             outcomes: BTreeMap::new(),
             unrecorded: Vec::new(),
             recorded_at: None,
+            slot: SlotSeen::Unasked,
         }
     }
 
     pub fn run(&self) -> &Run {
         &self.run
+    }
+
+    /// Whether it has not begun, and is not about to.
+    pub fn waits(&self) -> bool {
+        self.run.status.phase == RunPhase::Waiting && self.slot != SlotSeen::Taken
     }
 
     /// One turn.
@@ -120,6 +141,7 @@ impl Turn {
         let mut seen = world.observe(&self.run).await?;
         seen.deleted |= self.gone;
         seen.outcomes = self.outcomes.clone();
+        seen.slot = self.slot.clone();
         let now = world.now();
         let step = engine::step(&self.run, &seen, now);
 
@@ -128,6 +150,10 @@ impl Turn {
         }
         let (reverts, injections): (Vec<Action>, Vec<Action>) = step.actions.into_iter().partition(Action::reverts);
         let mut acted = self.perform(world, &reverts).await;
+        if names_more(&step.state, &self.run.status) && !world.claim(&self.run, &step.state) {
+            // Another run was quicker; the next observation shows it.
+            return Ok(Next::At(now));
+        }
 
         self.unrecorded.extend(step.entries.iter().cloned());
         self.run.status = step.state;
@@ -136,6 +162,23 @@ impl Turn {
         let changed = self.run.status != self.recorded;
         if changed && !self.gone && (step.urgent || due || step.wake.is_none()) && !self.record(world, now).await? {
             return Ok(Next::At(now));
+        }
+        if step.wants_slot && !self.gone {
+            let before = self.slot.clone();
+            self.slot = match world.slot(&self.run, &self.version).await {
+                Ok((slot, written)) => {
+                    self.version = written.unwrap_or_else(|| self.version.clone());
+                    slot
+                }
+                Err(RecordError::Trouble(trouble)) => return Err(trouble),
+                Err(RecordError::Conflict | RecordError::Gone) => {
+                    self.reload(world).await?;
+                    SlotSeen::Unasked
+                }
+            };
+            if self.slot != before {
+                return Ok(Next::At(now));
+            }
         }
         let recorded: Vec<Action> = injections.into_iter().filter(|action| self.is_recorded(action)).collect();
         acted |= self.perform(world, &recorded).await;

@@ -3,7 +3,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Fault, Percent, Probe, Targets, Verdict, limits, says};
+use super::{Duration, Fault, Gate, Percent, Probe, Targets, Verdict, limits, says};
 
 /// What people write: a hypothesis, the steady state that must hold, experiments that inject faults, and how
 /// far they may reach.
@@ -184,6 +184,9 @@ pub struct Experiment {
     /// the default rate.
     #[serde(default = "hold_default")]
     pub hold: Duration,
+    /// A question to people before it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     /// The experiments that must be over first. Absent: the one before. `[]`: none, it starts at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = limits::EXPERIMENTS), inner(length(max = 63)))]

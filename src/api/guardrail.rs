@@ -5,8 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::approval::verb_default;
 use super::gameday::Moment;
+use super::people::verb_default;
 use super::{Condition, Duration, Percent, ReadyAtLeast, Selector, Window, limits, says};
 
 /// What the platform team allows anyone: how many runs, how far, when, with what, and who must say yes.

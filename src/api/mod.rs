@@ -4,7 +4,6 @@
 //! `gameday check` says it with a line and a column) and by the schema's CEL rules (so that the API server
 //! says the same). Nothing here reads a clock, a network or a file.
 
-mod approval;
 mod cord;
 mod duration;
 mod fault;
@@ -13,6 +12,7 @@ mod guardrail;
 mod injection;
 mod network;
 mod node;
+mod people;
 mod percent;
 mod probe;
 mod run;
@@ -20,7 +20,6 @@ mod selector;
 mod window;
 mod words;
 
-pub use approval::Approval;
 pub use cord::{Cord, CordSpec};
 pub use duration::Duration;
 pub use fault::{Choose, Cordon, Fault, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};
@@ -39,11 +38,12 @@ pub use node::{
     ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, FileError, FileOperation, Files, KillSignal, Memory, Pause,
     PauseScope, Processes,
 };
+pub use people::{Approval, Gate, GateAnswer, Note, People};
 pub use percent::Percent;
 pub use probe::{Expect, HttpProbe, Probe, ReadyAtLeast, TcpProbe, WorkloadProbe};
 pub use run::{
-    Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRun, GameDayRunSpec, GameDayRunStatus, ProbeStatus, Proof,
-    RunPhase, Saw, Stop, TargetKind, TargetStatus, Undo, Verdict,
+    Bound, BoundVictims, Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRun, GameDayRunSpec, GameDayRunStatus,
+    ProbeStatus, Proof, RunPhase, Saw, Stop, TargetKind, TargetStatus, Undo, Verdict,
 };
 pub use selector::{Expression, Operator, Selector};
 pub use window::{Date, TimeOfDay, Weekday, Window};

@@ -1,10 +1,12 @@
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gameday::Moment;
-use super::{Condition, Duration, GameDaySpec, limits, says};
+use super::{Condition, Duration, GameDaySpec, People, limits, says};
 
 /// One execution of a game day. One object holds the whole truth of a run.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -25,7 +27,9 @@ use super::{Condition, Duration, GameDaySpec, limits, says};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("self.gameDay == oldSelf.gameDay && self.gameDayName == oldSelf.gameDayName", says::FROZEN))]
+#[x_kube(validation = ("has(self.bound) == has(oldSelf.bound) && (!has(self.bound) || self.bound == oldSelf.bound)", says::FROZEN))]
 #[x_kube(validation = ("!has(oldSelf.stop) || has(self.stop)", says::STOP_STAYS))]
+#[x_kube(validation = ("!has(oldSelf.people) || has(self.people)", says::SAID_STAYS))]
 pub struct GameDayRunSpec {
     /// The game day that this is a run of.
     #[schemars(length(min = 1, max = 50))]
@@ -39,6 +43,34 @@ pub struct GameDayRunSpec {
     /// Set to end the run: everything in force is reverted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
+    /// Approvals, answers to gates, and notes.
+    #[serde(default, skip_serializing_if = "People::is_empty")]
+    pub people: People,
+    /// What `gameday plan --save` saw: where it is not so any more, the run is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Bound>,
+}
+
+/// A plan that binds its run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Bound {
+    #[schemars(length(max = limits::EXPERIMENTS))]
+    pub victims: Vec<BoundVictims>,
+    /// The guardrails that hold, by name, each with its spec as JSON.
+    #[serde(default)]
+    pub guardrails: BTreeMap<String, String>,
+}
+
+/// Whom an experiment hits first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BoundVictims {
+    #[schemars(length(min = 1, max = 63))]
+    pub experiment: String,
+    /// `Pod/checkout-x (uid)`.
+    #[schemars(length(max = limits::TARGETS))]
+    pub targets: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -90,6 +122,9 @@ pub struct GameDayRunStatus {
     /// What happened, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub record: Vec<Entry>,
+    /// Notes of people that are in the record already.
+    #[serde(default)]
+    pub noted: i32,
     /// Entries left out in the middle of the record.
     #[serde(default)]
     pub record_omitted: i64,
@@ -158,6 +193,17 @@ pub struct ExperimentStatus {
     /// All targets so far, the latest round last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<TargetStatus>,
+    /// Images of the targets: what passes on these says nothing of others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::IMAGES))]
+    pub images: Vec<String>,
+    /// When its gate was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Moment>")]
+    pub asked: Option<Timestamp>,
+    /// Who opened its gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
     /// Rounds of a repeated fault so far.
     #[serde(default)]
     pub rounds: i32,
@@ -347,6 +393,8 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum EntryKind {
     Waiting,
+    /// What somebody said: an approval, an answer, a note.
+    Note,
     Started,
     Phase,
     Ordered,

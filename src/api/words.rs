@@ -32,12 +32,18 @@ pub mod limits {
     pub const RUNS: i32 = 100;
     /// Runs that one guardrail's status lists as waiting. Further ones wait without a place until there is one.
     pub const QUEUE: u32 = 200;
+    /// Approvals, answers or notes of one run: what people say in a morning.
+    pub const SAID: u32 = 64;
+    /// Longest wait for an answer to a gate, in milliseconds: a day.
+    pub const GATE_MS: u64 = 24 * 3_600_000;
     /// Opening hours or freezes of one guardrail: a freeze a week for a year, and a dozen more.
     pub const WINDOWS: u32 = 64;
     /// Alerts of one guardrail. Each is a query a second while a fault is held.
     pub const ALERTS: u32 = 16;
     /// Bounds of fault values in one guardrail: a few for each fault.
     pub const VALUES: u32 = 64;
+    /// Images recorded of one experiment's targets: all containers of a few workloads.
+    pub const IMAGES: u32 = 64;
     /// Stages from narrow to wide: one pod, a tenth, a quarter, half, and a few in between.
     pub const STAGES: u32 = 8;
 }
@@ -76,6 +82,8 @@ pub mod says {
     pub const HELD_FAULT: &str = "faults that a node holds (network, cpu, memory, diskFill, diskIo, files, processes, pause, containerKill) need targets.pods";
     pub const CONTAINER: &str = "targets.container is for faults that hit one container";
     pub const NODE_FAULT: &str = "cordon needs targets.nodes, and only cordon takes them";
+    pub const GATE: &str = "a gate waits for an answer at least 1s and at most 24h";
+    pub const SAID_STAYS: &str = "what somebody said stays said: add to the list";
     pub const GUARDRAIL_NAME: &str = "a guardrail's name has at most 63 characters: every refusal repeats it";
     pub const TIME_OF_DAY: &str = "a time of day is written like 09:30, from 00:00 to 24:00";
     pub const DATE: &str = "a date is written like 2026-12-24";

@@ -3,7 +3,7 @@ use clap::Args;
 use super::source::{self, Contents};
 use super::{Exit, Failure, Output};
 
-/// Say everything that is wrong with game days in files, without a cluster
+/// Say everything that is wrong with game days and guardrails in files, without a cluster
 #[derive(Debug, Args)]
 pub struct Check {
     /// YAML files, one or more documents each; - reads standard input
@@ -15,7 +15,7 @@ impl Check {
     pub fn run(self, output: &mut Output) -> Result<Exit, Failure> {
         let mut exit = Exit::Passed;
         for file in &self.files {
-            match source::read(file) {
+            match source::read_ours(file) {
                 Ok(contents) => tell(file, &contents, output)?,
                 Err(complaints) => exit = Failure::from(complaints).tell(),
             }
@@ -29,6 +29,10 @@ fn tell(file: &str, contents: &Contents, output: &mut Output) -> Result<(), Fail
         let name = game_day.metadata.name.as_deref().unwrap_or_default();
         let experiments: Vec<&str> = plan.experiments.iter().map(|experiment| experiment.name.as_str()).collect();
         output.line(format!("{file}: {name} is sound: {}", experiments.join(", ")))?;
+    }
+    for object in contents.others.iter().filter(|object| source::is_ours(object)) {
+        let text = |field: &serde_json::Value| field.as_str().unwrap_or_default().to_owned();
+        output.line(format!("{file}: {} {} is sound", text(&object["kind"]), text(&object["metadata"]["name"])))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@ use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use crate::api::{Cord, GameDay, GameDayRun, Injection};
+use crate::api::{Cord, GameDay, GameDayRun, Guardrail, Injection};
 
 use super::{Exit, Failure, Output};
 
@@ -21,6 +21,6 @@ impl Crds {
 }
 
 /// In the order in which they are explained.
-pub fn all() -> [CustomResourceDefinition; 4] {
-    [GameDay::crd(), GameDayRun::crd(), Cord::crd(), Injection::crd()]
+pub fn all() -> [CustomResourceDefinition; 5] {
+    [GameDay::crd(), GameDayRun::crd(), Cord::crd(), Guardrail::crd(), Injection::crd()]
 }

@@ -5,7 +5,7 @@ use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use crate::api::{Cord, GROUP, GameDay, GameDayRun, limits, says};
+use crate::api::{Cord, GROUP, GameDay, GameDayRun, Guardrail, limits, says};
 use crate::engine;
 
 use super::complaint::Complaint;
@@ -39,6 +39,9 @@ pub struct Reading {
     pub complaints: Vec<Complaint>,
 }
 
+/// The kinds of our group.
+const KINDS: [&str; 4] = ["GameDay", "GameDayRun", "Cord", "Guardrail"];
+
 impl Reading {
     /// Reads one document.
     pub fn document(&mut self, document: &Node) {
@@ -50,7 +53,7 @@ impl Reading {
         }
         if version.split('/').next() != Some(GROUP) {
             // Not a mistake in our group's name?
-            if ["GameDay", "GameDayRun", "Cord"].contains(&kind) {
+            if KINDS.contains(&kind) {
                 let help = format!("write apiVersion: {GROUP}/v1alpha1");
                 self.complain(document, "apiVersion", format!("no {kind} in {version}"), Some(help));
             } else {
@@ -62,11 +65,12 @@ impl Reading {
             ("gameday.dev/v1alpha1", "GameDay") => self.game_day(document),
             ("gameday.dev/v1alpha1", "GameDayRun") => self.other::<GameDayRun>(document),
             ("gameday.dev/v1alpha1", "Cord") => self.other::<Cord>(document),
+            ("gameday.dev/v1alpha1", "Guardrail") => self.guardrail(document),
             // How a pretended cluster behaves; it never goes to a real one.
             (_, "Rehearsal") => self.contents.others.push(document.to_json()),
             ("gameday.dev/v1alpha1", _) => {
-                let help = schema::nearest(kind, &["GameDay", "GameDayRun", "Cord"])
-                    .map_or("its kinds are GameDay, GameDayRun, Cord".to_owned(), |near| format!("did you mean {near:?}?"));
+                let help = schema::nearest(kind, &KINDS)
+                    .map_or(format!("its kinds are {}", KINDS.join(", ")), |near| format!("did you mean {near:?}?"));
                 self.complain(document, "kind", format!("no kind {kind:?} in {version}"), Some(help));
             }
             (_, _) => {
@@ -122,6 +126,20 @@ impl Reading {
         }
         if self.complaints.len() == before {
             self.contents.others.push(document.to_json());
+        }
+    }
+
+    fn guardrail(&mut self, document: &Node) {
+        let before = self.complaints.len();
+        self.other::<Guardrail>(document);
+        if self.complaints.len() > before {
+            return;
+        }
+        let readable: Option<Guardrail> = serde_json::from_value(document.to_json()).ok();
+        if let Some(Err(problems)) = readable.map(|guardrail| engine::guardrail::check::check(&guardrail.spec)) {
+            for problem in problems.0 {
+                self.complain(document, &problem.path, problem.to_string(), None);
+            }
         }
     }
 

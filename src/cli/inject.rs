@@ -55,7 +55,7 @@ impl Inject {
         let game_day = self.game_day()?;
         admit::admit(&game_day.spec).map_err(Failure::invalid)?;
         let connection = Connection::open(cluster).await?;
-        run::start(&connection, &game_day, None, output).await
+        run::start(&connection, &game_day, None, None, output).await
     }
 
     fn game_day(&self) -> Result<GameDay, Failure> {

@@ -4,6 +4,10 @@ use serde_json::{Value as Json, json};
 
 use crate::api::{AGENT, GROUP};
 
+use crate::engine::guardrail::BUILT_IN_YAML;
+use crate::operator::agents_namespace;
+
+use super::policies;
 use super::{Exit, Failure, Output};
 
 /// Write the manifests that install the operator: gameday install | kubectl apply -f -
@@ -44,7 +48,7 @@ fn manifests(image: &str, namespace: &str, replicas: u16) -> Vec<String> {
         }},
     }))];
     // Agents share the pids of their node and have capabilities: that is what `restricted` and `baseline` refuse.
-    let agents = format!("{namespace}-agents");
+    let agents = agents_namespace(namespace);
     all.push(yaml(&json!({
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -52,6 +56,7 @@ fn manifests(image: &str, namespace: &str, replicas: u16) -> Vec<String> {
     })));
     all.extend(super::crds::all().iter().map(yaml));
     all.extend(rights_of_agents(namespace, &agents).iter().map(yaml));
+    all.extend(policies::all(namespace, &agents).iter().map(yaml));
     all.extend(rights(namespace).iter().chain(&rights_of_people()).map(yaml));
     all.push(yaml(&deployment(image, namespace, replicas)));
     // With one replica a budget of one would only block drains.
@@ -63,7 +68,15 @@ fn manifests(image: &str, namespace: &str, replicas: u16) -> Vec<String> {
             "spec": {"minAvailable": 1, "selector": {"matchLabels": {LABEL: NAME}}},
         })));
     }
+    all.push(built_in());
     all
+}
+
+/// The built-in guardrail, for whoever reads: the operator makes it. Here it could not be applied, for its kind is only
+/// known once what stands above it has been.
+fn built_in() -> String {
+    let lines = BUILT_IN_YAML.lines().map(|line| if line.is_empty() { "#\n".to_owned() } else { format!("# {line}\n") });
+    format!("# The operator makes this guardrail where there is none of its name.\n{}", lines.collect::<String>())
 }
 
 const NAME: &str = "gameday";
@@ -80,6 +93,11 @@ fn rights(namespace: &str) -> Vec<Json> {
         "metadata": {"name": NAME},
         "rules": [
             {"apiGroups": [GROUP], "resources": ["gamedays", "cords"], "verbs": ["get", "list", "watch"]},
+            // create: the built-in one, where it is missing.
+            {"apiGroups": [GROUP], "resources": ["guardrails"], "verbs": ["get", "list", "watch", "create"]},
+            {"apiGroups": [GROUP], "resources": ["guardrails/status"], "verbs": ["update"]},
+            {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": ["list", "watch"]},
+            {"apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": ["list", "watch"]},
             // patch: a start that replaces a run stops it; delete: runs beyond `keep`.
             {"apiGroups": [GROUP], "resources": ["gamedayruns"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
             {"apiGroups": [GROUP], "resources": ["gamedays/status", "gamedayruns/status"], "verbs": ["update"]},
@@ -220,7 +238,7 @@ fn rights_of_agents(namespace: &str, agents: &str) -> Vec<Json> {
 }
 
 /// What people may do, added to Kubernetes' own roles; the cord is given by name, to whoever may stop everything.
-fn rights_of_people() -> [Json; 3] {
+fn rights_of_people() -> [Json; 4] {
     let namespaced = ["gamedays", "gamedayruns"];
     [
         json!({
@@ -231,7 +249,7 @@ fn rights_of_people() -> [Json; 3] {
                 "rbac.authorization.k8s.io/aggregate-to-edit": "true",
                 "rbac.authorization.k8s.io/aggregate-to-admin": "true",
             }},
-            "rules": [{"apiGroups": [GROUP], "resources": ["gamedays", "gamedayruns", "cords"], "verbs": ["get", "list", "watch"]}],
+            "rules": [{"apiGroups": [GROUP], "resources": ["gamedays", "gamedayruns", "cords", "guardrails"], "verbs": ["get", "list", "watch"]}],
         }),
         json!({
             "apiVersion": RBAC,
@@ -247,6 +265,13 @@ fn rights_of_people() -> [Json; 3] {
             "kind": "ClusterRole",
             "metadata": {"name": "gameday-cord"},
             "rules": [{"apiGroups": [GROUP], "resources": ["cords"], "verbs": ["get", "list", "watch", "create", "delete"]}],
+        }),
+        // Given by name, to those whose yes a guardrail asks for.
+        json!({
+            "apiVersion": RBAC,
+            "kind": "ClusterRole",
+            "metadata": {"name": "gameday-approve"},
+            "rules": [{"apiGroups": [GROUP], "resources": ["gamedayruns"], "verbs": ["get", "list", "watch", "patch", "approve"]}],
         }),
     ]
 }

@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 mod agent;
+mod allow;
 mod check;
 mod complaint;
 mod completions;
@@ -16,7 +17,9 @@ mod inject;
 mod install;
 mod operator;
 mod output;
+mod people;
 mod plan;
+mod policies;
 mod rehearse;
 mod release;
 mod report;
@@ -74,9 +77,13 @@ enum Verb {
     Watch(watch::Watch),
     Stop(stop::Stop),
     Release(release::Release),
+    Approve(people::Approve),
+    Answer(people::Answer),
+    Note(people::Note),
     Runs(runs::Runs),
     Report(report::Report),
     Doctor(doctor::Doctor),
+    Allow(allow::Allow),
     Install(install::Install),
     Crds(crds::Crds),
     Completions(completions::Completions),
@@ -129,9 +136,13 @@ impl Cli {
             Verb::Watch(watch) => wait(watch.run(&cluster, &mut output)),
             Verb::Stop(stop) => wait(stop.run(&cluster, &mut output)),
             Verb::Release(release) => wait(release.run(&cluster, &mut output)),
+            Verb::Approve(approve) => wait(approve.run(&cluster, &mut output)),
+            Verb::Answer(answer) => wait(answer.run(&cluster, &mut output)),
+            Verb::Note(note) => wait(note.run(&cluster, &mut output)),
             Verb::Runs(runs) => wait(runs.run(&cluster, &mut output)),
             Verb::Report(report) => wait(report.run(&cluster, &mut output)),
             Verb::Doctor(doctor) => wait(doctor.run(&cluster, &mut output)),
+            Verb::Allow(allow) => allow.run(&mut output),
             Verb::Install(install) => install.run(cluster.namespace.as_deref(), &mut output),
             Verb::Crds(crds) => crds.run(&mut output),
             Verb::Completions(completions) => completions.run(&mut output),

@@ -1,17 +1,27 @@
 //! What a run would do if it started now: asked of the cluster, decided by the engine, and nothing touched.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use jiff::Timestamp;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::{ListParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 
-use crate::api::{ExperimentStatus, GameDaySpec, Selector};
-use crate::cluster::{objects, permission};
+use crate::api::{
+    Bound, BoundVictims, ExperimentStatus, GameDay, GameDayRun, GameDayRunSpec, GameDayRunStatus, GameDaySpec, Guardrail, People,
+    Selector,
+};
+use crate::cluster::{Inventory, objects, permission, record};
 use crate::engine::admit::{Candidates, Plan as Admitted};
+use crate::engine::bound;
 use crate::engine::guard::{self, Chosen};
-use crate::engine::{self, Answer, Observation, Permission, PodSeen};
+use crate::engine::guarded::{self, Guarded};
+use crate::engine::guardrail::{self, Named, Says};
+use crate::engine::{self, Answer, Observation, Permission, PodSeen, Run, RunId};
+use crate::operator::agents_namespace;
 use crate::report as reports;
 
 use super::connect::{ANSWER, ask};
@@ -23,6 +33,9 @@ pub struct Plan {
     /// A YAML file with one game day, or the name of one in the cluster
     #[arg(value_name = "FILE|NAME")]
     what: String,
+    /// Write what was seen into this file: `gameday run --plan FILE` refuses where it is not so any more
+    #[arg(long, value_name = "FILE")]
+    save: Option<std::path::PathBuf>,
 }
 
 impl Plan {
@@ -30,8 +43,18 @@ impl Plan {
         let (connection, game_day, _) = run::find(&self.what, cluster).await?;
         let namespace = connection.namespace(game_day.metadata.namespace.as_deref()).to_owned();
         let plan = engine::admit::admit(&game_day.spec).map_err(Failure::refused)?;
-        let seen = observe(&connection.client, &namespace, &plan).await?;
-        let (lines, refused) = tell(&game_day.spec, &plan, &seen);
+        let mut seen = observe(&connection.client, &namespace, &plan).await?;
+        let run = as_run(&namespace, &game_day, plan.clone());
+        let (guarded, board) = guarded(&connection.client, &run).await?;
+        seen.guarded = guarded;
+        let (mut lines, refused) = tell(&game_day.spec, &run, &plan, &seen);
+        lines.extend(board);
+        if let Some(path) = &self.save {
+            let bound = bind(&run, &plan, &seen)?;
+            let text = serde_json::to_string_pretty(&bound).map_err(|error| Failure::alone(error.to_string()))?;
+            std::fs::write(path, text + "\n").map_err(|error| Failure::alone(format!("{}: {error}", path.display())))?;
+            lines.push(format!("  saved in {0}: gameday run {1} --plan {0}", path.display(), self.what));
+        }
         output.line(format!("{namespace}/{}", game_day.metadata.name.as_deref().unwrap_or_default()))?;
         for line in lines {
             output.line(line)?;
@@ -41,7 +64,7 @@ impl Plan {
 }
 
 /// The plan in lines, and whether any of it would be refused.
-fn tell(spec: &GameDaySpec, plan: &Admitted, seen: &Observation) -> (Vec<String>, bool) {
+fn tell(spec: &GameDaySpec, run: &Run, plan: &Admitted, seen: &Observation) -> (Vec<String>, bool) {
     let radius = &plan.blast_radius;
     let mut refused = false;
     let mut lines = vec![
@@ -75,12 +98,18 @@ fn tell(spec: &GameDaySpec, plan: &Admitted, seen: &Observation) -> (Vec<String>
     for (index, (planned, written)) in plan.experiments.iter().zip(&spec.experiments).enumerate() {
         lines.push(String::new());
         lines.push(format!("  {}. {}: {}, held {}", index + 1, planned.name, reports::fault(&written.fault), planned.hold));
-        match guard::choose(plan, &experiments, index, 0, seen) {
-            Chosen::Targets { victims, candidates: _, before: _, sum } => {
+        match guard::choose(run, plan, &experiments, index, 0, seen) {
+            Chosen::Targets { victims, candidates, before: _, sum } => {
                 lines.push(format!("     {sum}:"));
+                let answers =
+                    seen.guarded.as_ref().map(|guarded| guarded.answers(run, index, &victims, candidates, Timestamp::now()));
                 for victim in victims {
                     let node = victim.node.map(|node| format!(" on {node}")).unwrap_or_default();
                     lines.push(format!("     {}{node}  ({})", victim.target, victim.target.uid));
+                }
+                for answer in answers.into_iter().flatten() {
+                    refused |= answer.says == Says::Refuse;
+                    lines.push(format!("     {}", said(&answer)));
                 }
             }
             Chosen::Wait(why) => lines.push(format!("     would wait: {why}")),
@@ -91,6 +120,102 @@ fn tell(spec: &GameDaySpec, plan: &Admitted, seen: &Observation) -> (Vec<String>
         }
     }
     (lines, refused)
+}
+
+/// What a run is bound to.
+fn bind(run: &Run, plan: &Admitted, seen: &Observation) -> Result<Bound, Failure> {
+    if run.spec.game_day.seed.is_none() {
+        return Err(Failure::invalid(
+            "give the game day a seed: without one each run chooses other victims, and no plan can bind it",
+        ));
+    }
+    let Some(guarded) = &seen.guarded else {
+        return Err(Failure::alone("the guardrails could not be asked, and so the plan cannot be saved"));
+    };
+    let experiments: Vec<ExperimentStatus> = plan
+        .experiments
+        .iter()
+        .map(|planned| ExperimentStatus { name: planned.name.clone(), ..ExperimentStatus::default() })
+        .collect();
+    let victims = plan.experiments.iter().enumerate().map(|(index, planned)| {
+        let targets = match guard::choose(run, plan, &experiments, index, 0, seen) {
+            Chosen::Targets { victims, .. } => victims.iter().map(|victim| bound::name(&victim.target)).collect(),
+            Chosen::Wait(_) | Chosen::Refused(_) => Vec::new(),
+        };
+        BoundVictims { experiment: planned.name.clone(), targets }
+    });
+    Ok(Bound { victims: victims.collect(), guardrails: bound::guardrails(&guarded.holding(run)) })
+}
+
+fn said(answer: &guardrail::Answer) -> String {
+    let way_out = if answer.way_out.is_empty() { String::new() } else { format!(". Way out: {}", answer.way_out) };
+    match answer.says {
+        Says::Allow => format!("allowed: {answer}"),
+        Says::Wait => format!("would wait: {answer}{way_out}"),
+        Says::Refuse => format!("REFUSED: {answer}{way_out}"),
+    }
+}
+
+/// Where the operator is, unless `install` was told otherwise.
+const OPERATOR: &str = "gameday";
+
+/// The game day as the run that it would be.
+fn as_run(namespace: &str, game_day: &GameDay, plan: Admitted) -> Run {
+    let spec = GameDayRunSpec {
+        game_day_name: game_day.metadata.name.clone().unwrap_or_default(),
+        scheduled_for: None,
+        game_day: game_day.spec.clone(),
+        stop: None,
+        people: People::default(),
+        bound: None,
+    };
+    let id = RunId { namespace: namespace.to_owned(), name: "RUN".to_owned(), uid: String::new() };
+    Run { id, generation: 0, spec, plan: Ok(plan), status: GameDayRunStatus::default() }
+}
+
+/// What guardrails are asked with, and the boards of those that the run needs a slot of; or why they cannot be asked.
+async fn guarded(client: &Client, run: &Run) -> Result<(Option<Guarded>, Vec<String>), Failure> {
+    let not_asked = |why: String| Ok((None, vec![String::new(), format!("  guardrails    not asked: {why}")]));
+    let found = tokio::time::timeout(ANSWER, Api::<Guardrail>::all(client.clone()).list(&ListParams::default())).await;
+    let found = match found {
+        Ok(Ok(found)) => found.items,
+        Ok(Err(error)) => return not_asked(error.to_string()),
+        Err(_) => return not_asked("the API server did not answer".to_owned()),
+    };
+    let runs = match tokio::time::timeout(ANSWER, Api::<GameDayRun>::all(client.clone()).list(&ListParams::default())).await {
+        Ok(Ok(runs)) => runs.items,
+        Ok(Err(error)) => return not_asked(error.to_string()),
+        Err(_) => return not_asked("the API server did not answer".to_owned()),
+    };
+    let inventory = Inventory::start(client);
+    let begun = Instant::now();
+    while !inventory.is_synced() {
+        if begun.elapsed() > ANSWER {
+            return not_asked(
+                "with your rights the pods, nodes, workloads and budgets of all namespaces cannot be read".to_owned(),
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut picture = inventory.picture();
+    picture.own_namespaces = [OPERATOR.to_owned(), agents_namespace(OPERATOR)].into();
+    let runs: Vec<Run> = runs.into_iter().map(|run| record::loaded(run).run).collect();
+    picture.in_force = runs.iter().flat_map(guarded::recorded).map(|recorded| recorded.hit(&picture)).collect();
+    let guarded = Guarded {
+        guardrails: Arc::new(found.iter().map(Named::of).collect()),
+        picture: Arc::new(picture),
+        passes: Arc::new(runs.iter().flat_map(guarded::passes).collect()),
+    };
+    let mut lines = vec![String::new()];
+    for (name, limit) in guarded.slots(run) {
+        let status = found.iter().find(|guardrail| guardrail.name_any() == name).and_then(|found| found.status.clone());
+        let status = status.unwrap_or_default();
+        let place = status.waiting.len() + 1;
+        let free = status.runs.len() < limit && place == 1;
+        let next = if free { "there is a slot".to_owned() } else { format!("it would be number {place} in the queue") };
+        lines.push(format!("  guardrail     {name}: {} of {limit} runs under way: {next}", status.runs.len()));
+    }
+    Ok((Some(guarded), lines))
 }
 
 /// Reads what the plan is about.

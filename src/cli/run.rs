@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Resource};
 
-use crate::api::{GameDay, GameDayRun, GameDayRunSpec, LABEL_GAMEDAY};
+use crate::api::{Bound, GameDay, GameDayRun, GameDayRunSpec, LABEL_GAMEDAY, People};
 
 use super::connect::{Connection, ask};
 use super::follow::{Interrupt, follow};
@@ -18,13 +18,23 @@ pub struct Run {
     /// A YAML file with one game day, or the name of one in the cluster
     #[arg(value_name = "FILE|NAME")]
     what: String,
+    /// What `gameday plan --save` wrote: the run is refused where it is not so any more
+    #[arg(long, value_name = "FILE")]
+    plan: Option<std::path::PathBuf>,
 }
 
 impl Run {
     pub async fn run(self, cluster: &Cluster, output: &mut Output) -> Result<Exit, Failure> {
         let (connection, game_day, known) = find(&self.what, cluster).await?;
-        start(&connection, &game_day, known.as_ref(), output).await
+        let bound = self.plan.as_ref().map(|path| saved(path)).transpose()?;
+        start(&connection, &game_day, known.as_ref(), bound, output).await
     }
+}
+
+/// A plan as it was saved.
+fn saved(path: &std::path::Path) -> Result<Bound, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::invalid(format!("{}: {error}", path.display())))?;
+    serde_json::from_str(&text).map_err(|error| Failure::invalid(format!("{}: not a saved plan: {error}", path.display())))
 }
 
 /// Starts a run, and follows it.
@@ -32,11 +42,13 @@ pub async fn start(
     connection: &Connection,
     game_day: &GameDay,
     known: Option<&GameDay>,
+    bound: Option<Bound>,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let name = game_day.metadata.name.clone().unwrap_or_default();
     let namespace = connection.namespace(game_day.metadata.namespace.as_deref()).to_owned();
-    let run = new_run(&name, game_day, known);
+    let mut run = new_run(&name, game_day, known);
+    run.spec.bound = bound;
     let runs: Api<GameDayRun> = Api::namespaced(connection.client.clone(), &namespace);
     let run = ask(runs.create(&PostParams::default(), &run)).await?;
     let run_name = run.metadata.name.unwrap_or_default();
@@ -87,7 +99,14 @@ fn new_run(name: &str, game_day: &GameDay, known: Option<&GameDay>) -> GameDayRu
     spec.seed = spec.seed.or_else(|| i64::try_from(draw() % 1_000_000).ok());
     let mut run = GameDayRun::new(
         &format!("{name}-{}", suffix(draw())),
-        GameDayRunSpec { game_day_name: name.to_owned(), scheduled_for: None, game_day: spec, stop: None },
+        GameDayRunSpec {
+            game_day_name: name.to_owned(),
+            scheduled_for: None,
+            game_day: spec,
+            stop: None,
+            people: People::default(),
+            bound: None,
+        },
     );
     let owner = known.and_then(|known| {
         Some(OwnerReference {

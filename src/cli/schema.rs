@@ -82,6 +82,8 @@ impl Walk {
                 self.number(number, schema, path, &own);
             }
             (Value::Bool(_), "boolean") => {}
+            // What it may be, its own parser says.
+            (Value::Text(_) | Value::Number(_), _) if schema["x-kubernetes-int-or-string"] == true => {}
             (value, _) => {
                 let place = if matches!(value, Value::Map(_) | Value::List(_) | Value::Null) { around } else { own };
                 let message = match (rule(schema), value) {

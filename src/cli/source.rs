@@ -48,6 +48,21 @@ pub fn with_game_day(name: &str, text: String) -> Result<Contents, Complaints> {
     Ok(contents)
 }
 
+/// Reads a file with anything of ours: game days, guardrails, cords.
+///
+/// # Errors
+/// Everything that is wrong with it; nothing of ours in it is wrong too.
+pub fn read_ours(file: &str) -> Result<Contents, Complaints> {
+    let (name, text) = read_text(file)?;
+    let contents = parse(name, text.clone())?;
+    if contents.others.iter().any(is_ours) { Ok(contents) } else { with_game_day(name, text) }
+}
+
+pub fn is_ours(object: &Json) -> bool {
+    let version = object["apiVersion"].as_str().unwrap_or_default();
+    version.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// Reads a file of any objects; ours are checked.
 ///
 /// # Errors

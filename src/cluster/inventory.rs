@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Namespace, Pod as CorePod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ApiResource, PartialObjectMeta};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
@@ -13,7 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::api::{Selector, WorkloadKind, WorkloadRef};
 use crate::engine::admit::Candidates;
-use crate::engine::{NodeSeen, Plan, PodSeen, WorkloadSeen};
+use crate::engine::guardrail::{AutoscalerShown, BudgetShown, NodeShown, Picture, PodShown, WorkloadShown};
+use crate::engine::{NodeSeen, Plan, PodSeen, WorkloadKey, WorkloadSeen};
 
 use super::follow::{Change, follow};
 use super::objects;
@@ -41,6 +44,12 @@ struct Store {
     nodes: Shelf<NodeSeen>,
     deployments: Shelf<(String, WorkloadSeen)>,
     stateful_sets: Shelf<(String, WorkloadSeen)>,
+    budgets: Shelf<BudgetShown>,
+    autoscalers: Shelf<AutoscalerShown>,
+    /// Labels of namespaces.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Counts changes.
+    version: u64,
     /// Names of namespaces that are being deleted, or were.
     ended: HashSet<String>,
     /// First lists that have not arrived yet.
@@ -135,8 +144,54 @@ impl Inventory {
                 },
             );
         }
+        // What is asked of guardrails is asked again each second: no run is woken for it.
+        let budgets: Api<PodDisruptionBudget> = Api::all(client.clone());
+        watches.add(budgets, "poddisruptionbudgets", |store| &mut store.budgets, objects::budget_shown, |_, _, _| false);
+        let autoscalers: Api<HorizontalPodAutoscaler> = Api::all(client.clone());
+        watches.add(
+            autoscalers,
+            "horizontalpodautoscalers",
+            |store| &mut store.autoscalers,
+            objects::autoscaler_shown,
+            |_, _, _| false,
+        );
         watches.add_namespaces(client);
         Inventory { store: watches.store, _watches: watches.tasks }
+    }
+
+    /// Counts changes: what was made of an older one is out of date.
+    pub fn version(&self) -> u64 {
+        lock(&self.store).version
+    }
+
+    pub fn is_synced(&self) -> bool {
+        lock(&self.store).awaited == 0
+    }
+
+    /// The cluster as guardrails look at it, with nothing in force.
+    pub fn picture(&self) -> Picture {
+        let store = lock(&self.store);
+        let pods = store.pods.iter().flat_map(|(namespace, pods)| pods.values().map(move |pod| (namespace, pod)));
+        let workloads = |shelf: &Shelf<(String, WorkloadSeen)>, kind: WorkloadKind| {
+            let all = shelf.iter().flat_map(|(namespace, kept)| kept.values().map(move |found| (namespace, found)));
+            let shown = all.map(|(namespace, (name, seen))| {
+                let key = WorkloadKey { namespace: namespace.clone(), kind: kind.to_string(), name: name.clone() };
+                let WorkloadSeen { replicas, pod_labels, rolling, .. } = seen.clone();
+                (key, WorkloadShown { replicas: usize::try_from(replicas).unwrap_or(0), pod_labels, rolling })
+            });
+            shown.collect::<Vec<_>>()
+        };
+        let sets = workloads(&store.stateful_sets, WorkloadKind::StatefulSet);
+        Picture {
+            synced: store.awaited == 0,
+            namespaces: store.namespaces.clone(),
+            workloads: workloads(&store.deployments, WorkloadKind::Deployment).into_iter().chain(sets).collect(),
+            pods: pods.filter(|(_, pod)| !pod.ended).map(|(namespace, pod)| pod_shown(namespace, pod)).collect(),
+            nodes: store.nodes.values().flat_map(HashMap::values).map(node_shown).collect(),
+            budgets: store.budgets.values().flat_map(HashMap::values).cloned().collect(),
+            autoscalers: store.autoscalers.values().flat_map(HashMap::values).cloned().collect(),
+            ..Picture::default()
+        }
     }
 
     /// A run's view of it. `changed` is notified of every change in it.
@@ -187,7 +242,7 @@ impl View {
     }
 
     pub fn is_synced(&self) -> bool {
-        lock(&self.inventory.store).awaited == 0
+        self.inventory.is_synced()
     }
 }
 
@@ -222,6 +277,7 @@ impl Watches {
         self.tasks.spawn(follow(api, config(), what, move |change| {
             let mut store = lock(&store);
             let mut deleted = None;
+            store.version += 1;
             let (place, before, after) = match change {
                 Change::Is(object) => {
                     let (namespace, uid) = place(&object);
@@ -265,9 +321,11 @@ impl Watches {
         let mut names: HashMap<String, String> = HashMap::new();
         self.tasks.spawn(follow(namespaces, config(), "namespaces", move |change| {
             let mut store = lock(&store);
+            store.version += 1;
             match change {
                 Change::Is(namespace) => {
                     let name = namespace.name_any();
+                    store.namespaces.insert(name.clone(), namespace.labels().clone());
                     names.insert(namespace.uid().unwrap_or_default(), name.clone());
                     if namespace.metadata.deletion_timestamp.is_none() {
                         store.ended.remove(&name);
@@ -300,7 +358,33 @@ impl Store {
                 changed.notify_one();
             }
         }
+        self.namespaces.remove(&namespace);
         self.ended.insert(namespace);
+    }
+}
+
+fn pod_shown(namespace: &str, pod: &PodSeen) -> PodShown {
+    PodShown {
+        namespace: namespace.to_owned(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        labels: pod.labels.clone(),
+        node: pod.node.clone(),
+        owner: pod.owner.clone(),
+        ready: pod.ready,
+        terminating: pod.terminating,
+        images: pod.images.clone(),
+    }
+}
+
+fn node_shown(node: &NodeSeen) -> NodeShown {
+    NodeShown {
+        name: node.name.clone(),
+        uid: node.uid.clone(),
+        labels: node.labels.clone(),
+        zone: node.labels.get("topology.kubernetes.io/zone").cloned(),
+        ready: node.ready,
+        schedulable: node.schedulable,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod leader;
 pub mod objects;
 pub mod permission;
 pub mod record;
+pub mod slots;
 pub mod sweep;
 
 #[cfg(test)]
@@ -25,8 +26,10 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::Notify;
 
-use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Stop, TargetKind, WorkloadRef};
-use crate::engine::{Action, AgentSeen, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, Track, broken};
+use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Guardrail, People, Stop, TargetKind, WorkloadRef};
+use crate::engine::{
+    Action, AgentSeen, Guarded, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, SlotSeen, Track, broken,
+};
 use crate::turn::{Loaded, RecordError, Trouble, World};
 
 pub use follow::{Change, follow};
@@ -39,8 +42,6 @@ use permission::Permissions;
 /// Up to so many pods are confirmed gone by a read each; more by one list of the namespace's pods, without their
 /// contents. A read takes a millisecond of the API server, a list of a thousand pods twenty.
 const FEW: usize = 16;
-/// Before the next round of a repeated fault, permissions are asked for again this early.
-const ROUND_AHEAD: SignedDuration = SignedDuration::from_secs(1);
 /// A confirmation without an answer is asked for again after this long.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
 
@@ -91,6 +92,19 @@ pub trait Surroundings: Send + Sync {
     fn agents_namespace(&self) -> &str;
     fn agents(&self) -> BTreeMap<String, AgentSeen>;
     fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>);
+    /// What guardrails are asked with.
+    fn guarded(&self) -> Guarded;
+    fn people(&self) -> People;
+    /// Guardrails with their boards, as last seen.
+    fn boards(&self) -> Vec<Guardrail>;
+    /// A place among the runs that this process tends at once, kept from now on; `false`: there is none.
+    fn place(&self) -> bool;
+    /// Whether the run waits for others: then nothing need be watched for it, and it needs no place.
+    fn waits(&self, waits: bool);
+    /// When the run was created.
+    fn created(&self) -> Timestamp;
+    /// See [`World::claim`]; `run` has the new status.
+    fn claim(&self, run: &Run, before: &GameDayRunStatus, now: Timestamp) -> bool;
     /// Told of entries once they are recorded.
     fn tell(&self, run: &Run, entries: &[Entry]);
 }
@@ -157,7 +171,7 @@ impl<S: Surroundings> ClusterWorld<S> {
     /// them would otherwise wait until its next.
     pub fn ask_ahead(&self, run: &Run) {
         if let (Some(sight), Ok(plan)) = (&self.sight, &run.plan)
-            && needs_permission(run, self.clock.now())
+            && needs_permission(run)
         {
             sight.permissions.ask(plan.permissions());
         }
@@ -184,6 +198,8 @@ impl<S: Surroundings> World for ClusterWorld<S> {
             stop: self.surroundings.stop(),
             cord: self.surroundings.cord(),
             probes: self.surroundings.probes(),
+            people: self.surroundings.people(),
+            guarded: Some(self.surroundings.guarded()),
             ..Observation::default()
         };
         let Some(sight) = &self.sight else {
@@ -214,6 +230,25 @@ impl<S: Surroundings> World for ClusterWorld<S> {
     async fn record(&self, run: &Run, version: &str, status: &GameDayRunStatus) -> Result<String, RecordError> {
         self.lead()?;
         record::record(&self.client, &run.id, version, status).await
+    }
+
+    fn claim(&self, run: &Run, status: &GameDayRunStatus) -> bool {
+        let with = Run { status: status.clone(), ..run.clone() };
+        self.surroundings.claim(&with, &run.status, self.clock.now())
+    }
+
+    async fn slot(&self, run: &Run, version: &str) -> Result<(SlotSeen, Option<String>), RecordError> {
+        self.lead()?;
+        if !self.surroundings.place() {
+            self.surroundings.waits(true);
+            return Ok((SlotSeen::Waiting("for others to end: this operator tends no more runs at once".to_owned()), None));
+        }
+        let wanted = self.surroundings.guarded().slots(run);
+        let boards = self.surroundings.boards();
+        let applicant = slots::Applicant { id: &run.id, created: self.surroundings.created(), version, status: &run.status };
+        let taken = slots::take(&self.client, &applicant, &wanted, &boards, self.clock.now()).await;
+        self.surroundings.waits(!matches!(taken, Ok((SlotSeen::Taken, _))));
+        taken
     }
 
     async fn perform(&self, run: &Run, action: &Action) -> Outcome {
@@ -253,19 +288,13 @@ pub async fn read_replicas(
     Ok(found.map(|found| objects::workload_seen(&found)).map(|seen| (seen.replicas, seen.ready)))
 }
 
-/// Whether an injection may be near. At other times nobody is asked: a question every other second for as long
-/// as a fault is held would be noise in the cluster's audit log.
-fn needs_permission(run: &Run, now: Timestamp) -> bool {
-    let Ok(plan) = &run.plan else { return false };
-    run.status.experiments.iter().zip(&plan.experiments).any(|(status, planned)| match status.phase {
-        ExperimentPhase::Arming => true,
-        ExperimentPhase::Holding => match (planned.kind.every(), status.last_round) {
-            (Some(every), Some(last)) => now + ROUND_AHEAD >= last + every.as_signed(),
-            (Some(_), None) | (None, _) => false,
-        },
+/// Whether the right must be there: while something is about to be injected, or in force. A right that is withdrawn ends
+/// the fault.
+fn needs_permission(run: &Run) -> bool {
+    run.status.experiments.iter().any(|status| match status.phase {
+        ExperimentPhase::Arming | ExperimentPhase::Injecting | ExperimentPhase::Holding => true,
         ExperimentPhase::Pending
         | ExperimentPhase::Baseline
-        | ExperimentPhase::Injecting
         | ExperimentPhase::Reverting
         | ExperimentPhase::Recovering
         | ExperimentPhase::Judged => false,

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::{apps, core};
 use kube::api::{Api, ApiResource, Object};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
 
 use crate::api::{LABEL_HELD_BY, WorkloadKind};
-use crate::engine::{NodeSeen, PodSeen, WorkloadSeen};
+use crate::engine::guardrail::{AutoscalerShown, BudgetShown};
+use crate::engine::{NodeSeen, PodSeen, WorkloadKey, WorkloadSeen};
 
 pub type Pod = Object<PodSpec, PodStatus>;
 pub type Node = Object<NodeSpec, PodStatus>;
@@ -27,6 +30,8 @@ pub struct PodSpec {
 #[derive(Clone, Debug, Deserialize)]
 struct Container {
     name: String,
+    #[serde(default)]
+    image: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -35,6 +40,8 @@ struct ContainerStatus {
     name: String,
     #[serde(rename = "containerID")]
     container_id: Option<String>,
+    #[serde(default, rename = "imageID")]
+    image_id: String,
     #[serde(default)]
     state: serde_json::Map<String, serde_json::Value>,
 }
@@ -47,6 +54,8 @@ pub struct PodStatus {
     container_statuses: Vec<ContainerStatus>,
     #[serde(default)]
     conditions: Vec<Condition>,
+    #[serde(default)]
+    phase: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -54,6 +63,8 @@ struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+    #[serde(default)]
+    reason: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -85,6 +96,11 @@ struct TemplateMetadata {
 pub struct WorkloadStatus {
     replicas: i32,
     ready_replicas: i32,
+    updated_replicas: i32,
+    conditions: Vec<Condition>,
+    /// Of a StatefulSet: what its pods are of, and what they are to become.
+    current_revision: Option<String>,
+    update_revision: Option<String>,
 }
 
 pub fn pods(client: &Client, namespace: &str) -> Api<Pod> {
@@ -118,9 +134,17 @@ pub fn pod_seen(pod: Pod) -> PodSeen {
         Some((name.to_owned(), found.container_id.clone()?))
     };
     let containers = pod.spec.containers.iter().filter_map(|container| running(&container.name)).collect();
+    let statuses = pod.status.as_ref().map(|status| status.container_statuses.as_slice()).unwrap_or_default();
+    let digest = |container: &Container| {
+        let known = statuses.iter().find(|status| status.name == container.name && !status.image_id.is_empty());
+        known.map_or(&container.image, |status| &status.image_id).clone()
+    };
     PodSeen {
         containers,
         host_network: pod.spec.host_network,
+        owner: owner(&pod),
+        images: pod.spec.containers.iter().map(digest).collect(),
+        ended: pod.status.as_ref().is_some_and(|status| ["Succeeded", "Failed"].contains(&status.phase.as_str())),
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
         node: pod.spec.node_name,
@@ -128,6 +152,35 @@ pub fn pod_seen(pod: Pod) -> PodSeen {
         terminating: pod.metadata.deletion_timestamp.is_some(),
         labels: pod.metadata.labels.unwrap_or_default(),
     }
+}
+
+/// What owns a pod. A Deployment names its ReplicaSets after itself and the hash that it also labels their pods with.
+fn owner(pod: &Pod) -> Option<WorkloadKey> {
+    const HASH: &str = "pod-template-hash";
+    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+    let namespace = pod.namespace().unwrap_or_default();
+    let of_deployment = pod.labels().get(HASH).and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
+    Some(match of_deployment {
+        Some(name) if owner.kind == "ReplicaSet" => {
+            WorkloadKey { namespace, kind: WorkloadKind::Deployment.to_string(), name: name.to_owned() }
+        }
+        Some(_) | None => WorkloadKey { namespace, kind: owner.kind.clone(), name: owner.name.clone() },
+    })
+}
+
+/// A rollout under way: pods of an older revision are left, or new ones are not all there yet. A Deployment says so in
+/// its condition, which a replaced pod or another number of them does not change.
+fn rolling(status: &WorkloadStatus) -> Option<String> {
+    let WorkloadStatus { replicas, updated_replicas: updated, conditions, current_revision, update_revision, .. } = status;
+    if let (Some(current), Some(update)) = (current_revision, update_revision) {
+        return (current != update).then(|| format!("{updated} of {replicas} replicas are of the new revision"));
+    }
+    if updated < replicas {
+        return Some(format!("{updated} of {replicas} replicas are updated"));
+    }
+    let progress = conditions.iter().find(|condition| condition.kind == "Progressing")?;
+    let under_way = ["NewReplicaSetCreated", "FoundNewReplicaSet", "ReplicaSetUpdated"].contains(&progress.reason.as_str());
+    under_way.then(|| format!("{} of {replicas} replicas are ready", status.ready_replicas))
 }
 
 pub fn node_seen(node: Node) -> NodeSeen {
@@ -142,8 +195,10 @@ pub fn node_seen(node: Node) -> NodeSeen {
 }
 
 pub fn workload_seen(workload: &Workload) -> WorkloadSeen {
-    let WorkloadStatus { replicas: observed, ready_replicas: ready } = workload.status.clone().unwrap_or_default();
+    let status = workload.status.clone().unwrap_or_default();
+    let WorkloadStatus { replicas: observed, ready_replicas: ready, .. } = status;
     WorkloadSeen {
+        rolling: rolling(&status),
         uid: workload.uid().unwrap_or_default(),
         replicas: replicas(workload),
         observed,
@@ -155,4 +210,33 @@ pub fn workload_seen(workload: &Workload) -> WorkloadSeen {
 
 fn is_ready(status: Option<&PodStatus>) -> bool {
     status.is_some_and(|status| status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True"))
+}
+
+pub fn budget_shown(budget: PodDisruptionBudget) -> BudgetShown {
+    let count = |count: i32| usize::try_from(count).unwrap_or(0);
+    let status = budget.status.clone().unwrap_or_default();
+    // The same fields under the same names.
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let selector = selector.and_then(|selector| serde_json::from_value(serde_json::to_value(selector).ok()?).ok());
+    BudgetShown {
+        namespace: budget.namespace().unwrap_or_default(),
+        name: budget.name_any(),
+        selector,
+        desired_healthy: count(status.desired_healthy),
+        expected: count(status.expected_pods),
+        counted: budget.metadata.generation.is_some() && budget.metadata.generation == status.observed_generation,
+    }
+}
+
+pub fn autoscaler_shown(scaler: HorizontalPodAutoscaler) -> AutoscalerShown {
+    let count = |count: i32| usize::try_from(count).unwrap_or(0);
+    let namespace = scaler.namespace().unwrap_or_default();
+    let target = scaler.spec.as_ref().map(|spec| spec.scale_target_ref.clone()).unwrap_or_default();
+    AutoscalerShown {
+        workload: WorkloadKey { namespace: namespace.clone(), kind: target.kind, name: target.name },
+        name: scaler.name_any(),
+        namespace,
+        current: count(scaler.status.as_ref().and_then(|status| status.current_replicas).unwrap_or(0)),
+        max: count(scaler.spec.as_ref().map(|spec| spec.max_replicas).unwrap_or(0)),
+    }
 }

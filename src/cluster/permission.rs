@@ -13,9 +13,9 @@ use crate::engine::{Answer, Permission};
 
 use super::client::ask;
 
-/// An answer is asked for again after this long: a right that was taken away is missed within two seconds, and
+/// An answer is asked for again after this long: a right that was taken away ends what is held within two seconds, and
 /// a round of many targets asks once.
-const FRESH: Duration = Duration::from_secs(2);
+const FRESH: Duration = Duration::from_secs(1);
 /// After a question without an answer, the next one waits this long.
 const AGAIN: Duration = Duration::from_millis(250);
 

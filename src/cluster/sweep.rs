@@ -11,8 +11,8 @@ use crate::engine::{Outcome, RunId, TargetId, What};
 
 use super::client::{Error, ask};
 use super::hands::{self, Hands};
-use super::injections;
 use super::leader::Leader;
+use super::{injections, slots};
 
 /// One object that carries a run's labels.
 struct HeldObject {
@@ -33,6 +33,7 @@ pub async fn sweep(client: &Client, agents: &str, leader: &Leader) -> Result<usi
         let run = holder(object, object.labels().get(LABEL_HELD_FOR_NAMESPACE)?)?;
         Some(HeldObject { run, target: target(object, TargetKind::Node), what: What::Uncordon })
     }));
+    slots::sweep(client).await?;
     let mut undone = injections::sweep(client, agents).await?;
     for HeldObject { run, target, what } in held {
         if holds(client, &run).await? || !leader.is_valid() {

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{
-    BlastRadius, Duration, Experiment, Fault, FaultKind, GameDaySpec, OnBreach, Percent, Probe, Schedule, Selector, Targets,
-    WorkloadRef, limits, says,
+    BlastRadius, Duration, Experiment, Fault, FaultKind, GameDaySpec, Gate, OnBreach, Percent, Probe, Schedule, Selector,
+    Targets, WorkloadRef, limits, says,
 };
 
 use super::held;
@@ -34,6 +34,7 @@ pub struct Planned {
     pub candidates: Candidates,
     pub choose: Choice,
     pub hold: Duration,
+    pub gate: Option<Gate>,
     /// Indices of the experiments that must be judged first.
     pub after: Vec<usize>,
     pub permissions: Vec<Permission>,
@@ -357,6 +358,11 @@ fn admit_experiment(
         problems
             .add(format!("{path}.hold"), format!("{} is longer than blastRadius.hold, {}", experiment.hold, blast_radius.hold));
     }
+    if let Some(gate) = &experiment.gate
+        && !(1_000..=limits::GATE_MS).contains(&gate.within.as_millis())
+    {
+        problems.add(format!("{path}.gate.within"), says::GATE);
+    }
     if problems.0.len() > before {
         return None;
     }
@@ -366,6 +372,7 @@ fn admit_experiment(
         candidates: candidates?,
         choose: choose?,
         hold: experiment.hold,
+        gate: experiment.gate.clone(),
         after,
         permissions: Permission::of(&experiment.fault, &experiment.targets),
     })

@@ -6,14 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::api::{
-    Duration, Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRunStatus, OnBreach, Probe, Proof, TargetStatus,
+    Duration, Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRunStatus, Gate, OnBreach, Probe, Proof, TargetStatus,
     Verdict,
 };
 
 use super::admit::{Plan, Planned};
+use super::bound;
 use super::fault::{self, Bite};
+use super::gate::{self, Stand};
 use super::guard::{self, Chosen};
+use super::guarded::{self, Against};
 use super::held::{self, Lacks};
+use super::permission;
 use super::{Action, Answer, Observation, Outcome, Performed, Run, Track, limits, verdict};
 
 /// What does not change during a step.
@@ -47,6 +51,7 @@ pub(super) struct Out {
     pub actions: Vec<Action>,
     pub nodes: BTreeMap<String, BTreeSet<String>>,
     pub urgent: bool,
+    pub wants_slot: bool,
     pub wake: Option<Timestamp>,
 }
 
@@ -105,11 +110,36 @@ fn pending(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index:
     let status = &mut state.experiments[index];
     match cut {
         Some(why) => end_untouched(cx, status, why, out),
+        None if ready
+            && let Some(gate) = &planned.gate
+            && status.gate.is_none() =>
+        {
+            ask_people(cx, status, gate, out)
+        }
         None if ready => {
             enter(cx, status, ExperimentPhase::Baseline, out);
             say(cx, status, EntryKind::Phase, format!("baseline: steady for {}, or nothing is injected", cx.plan.baseline), out);
         }
         None => {}
+    }
+}
+
+/// Waits for somebody's yes.
+fn ask_people(cx: &Context, status: &mut ExperimentStatus, gate: &Gate, out: &mut Out) {
+    if status.asked.is_none() {
+        say(cx, status, EntryKind::Waiting, format!("asks: {} (within {})", gate.ask, gate.within), out);
+        out.urgent = true;
+    }
+    let asked = *status.asked.get_or_insert(cx.now);
+    match gate::stand(gate, &status.name, asked, &cx.seen.people.answers, cx.now) {
+        Stand::Open(who) => {
+            say(cx, status, EntryKind::Note, who.clone(), out);
+            status.gate = Some(who);
+            out.urgent = true;
+            out.wake_at(cx.now);
+        }
+        Stand::Waiting(until) => out.wake_at(until),
+        Stand::Closed(why) => end_untouched(cx, status, why, out),
     }
 }
 
@@ -222,14 +252,39 @@ fn arm(cx: &Context, planned: &Planned, state: &GameDayRunStatus, index: usize) 
             Some(Answer::Denied(why)) => {
                 let account = &cx.plan.service_account;
                 let because = if why.is_empty() { String::new() } else { format!(" ({why})") };
-                return Armed::Refused(format!("the service account {account} may not {permission}{because}"));
+                let consent = if permission.group == permission::FAULTS {
+                    format!(
+                        "; gameday allow {} --faults {} writes the role that grants it",
+                        cx.run.id.namespace, permission.resource
+                    )
+                } else {
+                    String::new()
+                };
+                return Armed::Refused(format!("the service account {account} may not {permission}{because}{consent}"));
             }
             None => return Armed::Wait(format!("no answer yet whether {} may {permission}", cx.plan.service_account)),
         }
     }
     let round = u32::try_from(state.experiments[index].rounds).unwrap_or(u32::MAX);
-    match guard::choose(cx.plan, &state.experiments, index, round, cx.seen) {
-        Chosen::Targets { victims, candidates, before, sum } => Armed::Chosen(Round { victims, candidates, before, sum }),
+    match guard::choose(cx.run, cx.plan, &state.experiments, index, round, cx.seen) {
+        Chosen::Targets { victims, candidates, before, sum } => {
+            let may = match &cx.seen.guarded {
+                Some(guarded) => guarded.may_hit(cx.run, index, &victims, candidates, &cx.seen.people.approvals, cx.now),
+                None => Ok(()),
+            };
+            let planned_so = match cx.run.spec.bound.as_ref().filter(|_| round == 0) {
+                Some(bound) => bound::victims(bound, &planned.name, victims.iter().map(|victim| &victim.target)),
+                None => Ok(()),
+            };
+            if let Err(why) = planned_so {
+                return Armed::Refused(why);
+            }
+            match may {
+                Ok(()) => Armed::Chosen(Round { victims, candidates, before, sum }),
+                Err(Against::Wait(why)) => Armed::Wait(why),
+                Err(Against::Refuse(why)) => Armed::Refused(why),
+            }
+        }
         Chosen::Wait(why) => Armed::Wait(why),
         Chosen::Refused(why) => Armed::Refused(why),
     }
@@ -253,6 +308,11 @@ fn inject(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index: 
     status.last_round = Some(cx.now);
     status.candidates = Some(i32::try_from(candidates).unwrap_or(i32::MAX));
     status.ready_before.get_or_insert(i32::try_from(before).unwrap_or(i32::MAX));
+    if let Some(guarded) = &cx.seen.guarded {
+        let new = guarded::images(guarded, &victims);
+        let known: BTreeSet<String> = std::mem::take(&mut status.images).into_iter().chain(new).collect();
+        status.images = known.into_iter().take(crate::api::limits::IMAGES as usize).collect();
+    }
     for victim in victims {
         let target = TargetStatus {
             kind: victim.target.kind,
@@ -288,6 +348,9 @@ fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index
     }
     if let Some(why) = cut {
         return begin_reverting(cx, status, Some(format!("cut short: {why}")), out);
+    }
+    if let Some(why) = withdrawn(cx, planned, index, status, out) {
+        return begin_reverting(cx, status, Some(why), out);
     }
     if let Some(why) = blind(cx, injected, out) {
         return begin_reverting(cx, status, Some(why), out);
@@ -332,6 +395,18 @@ fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index
         let action = Action { experiment: planned.name.clone(), target: fault::id(target), what, latest_end: target.latest_end };
         order(cx, action, out);
     }
+}
+
+/// What was allowed at first and is not any more: the right, or what a guardrail asks.
+fn withdrawn(cx: &Context, planned: &Planned, index: usize, status: &ExperimentStatus, out: &mut Out) -> Option<String> {
+    for permission in &planned.permissions {
+        if let Some(Answer::Denied(_)) = cx.seen.permissions.get(permission) {
+            return Some(format!("the service account {} may not {permission} any more", cx.plan.service_account));
+        }
+    }
+    let guarded = cx.seen.guarded.as_ref()?;
+    out.wake_at(cx.now + limits::GUARD.as_signed());
+    guarded.may_stay(cx.run, index, status, &cx.seen.people.approvals, cx.now).err()
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {

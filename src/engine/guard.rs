@@ -3,10 +3,11 @@
 
 use crate::api::{ExperimentStatus, TargetStatus};
 
-use super::Observation;
 use super::admit::{Choice, Plan, Planned};
 use super::fault::{self, Candidate, Sight};
+use super::guardrail::sentence;
 use super::select;
+use super::{Observation, Run};
 
 /// What choosing came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,11 +61,15 @@ fn returning(target: &TargetStatus, seen: &Observation) -> usize {
 }
 
 /// Chooses an experiment's targets for a round, or says why not.
-pub fn choose(plan: &Plan, experiments: &[ExperimentStatus], index: usize, round: u32, seen: &Observation) -> Chosen {
+pub fn choose(run: &Run, plan: &Plan, experiments: &[ExperimentStatus], index: usize, round: u32, seen: &Observation) -> Chosen {
     let planned = &plan.experiments[index];
     let all = match fault::candidates(planned, seen) {
         Ok(all) => all,
         Err(why) => return Chosen::Refused(why),
+    };
+    let (all, spared) = match &seen.guarded {
+        Some(guarded) => guarded.spare(run, index, all),
+        None => (all, Vec::new()),
     };
     let in_force: Vec<InForce> =
         plan.experiments.iter().zip(experiments).map(|(planned, status)| in_force(planned, status, seen)).collect();
@@ -80,6 +85,12 @@ pub fn choose(plan: &Plan, experiments: &[ExperimentStatus], index: usize, round
     let free: Vec<Candidate> = all.iter().filter(taken).cloned().collect();
 
     let what = fault::describe(&planned.candidates);
+    if free.is_empty()
+        && here == 0
+        && let Some(why) = sentence(&spared)
+    {
+        return Chosen::Refused(why);
+    }
     if free.is_empty() && here == 0 {
         return Chosen::Refused(format!("nobody to choose from: there are no {what}"));
     }
@@ -133,6 +144,10 @@ pub fn choose(plan: &Plan, experiments: &[ExperimentStatus], index: usize, round
             Chosen::Refused(format!("choose.count: {wanted} is more than there are: {} {what}", free.len()))
         };
     }
-    let sum = format!("{} of {} {what}", victims.len(), free.len());
+    let spared = match spared.len() {
+        0 => String::new(),
+        spared => format!(", {spared} spared by guardrails"),
+    };
+    let sum = format!("{} of {} {what}{spared}", victims.len(), free.len());
     Chosen::Targets { victims, candidates: free.len(), before: free.len() + here, sum }
 }

@@ -5,9 +5,12 @@
 //! comes back as values.
 
 pub mod admit;
+pub mod bound;
 mod experiment;
 mod fault;
+pub mod gate;
 pub mod guard;
+pub mod guarded;
 pub mod guardrail;
 pub mod held;
 pub mod permission;
@@ -26,10 +29,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::api::{Cord, Duration, Entry, GameDayRunSpec, GameDayRunStatus, InjectionPhase, Stop, TargetKind, WorkloadRef};
+use crate::api::{
+    Cord, Duration, Entry, GameDayRunSpec, GameDayRunStatus, InjectionPhase, People, Stop, TargetKind, WorkloadRef,
+};
 
 pub use admit::Plan;
 pub use experiment::broken;
+pub use guarded::Guarded;
+pub use guardrail::WorkloadKey;
 pub use permission::Permission;
 pub use problem::{Problem, Problems};
 pub use run::step;
@@ -54,6 +61,8 @@ pub mod limits {
     pub const TARGETS_IN_ALL: usize = 1_000;
     /// A refused or failed action is tried again after this long.
     pub const RETRY: Duration = Duration::from_millis(1_000);
+    /// While a fault is held, guardrails are asked again this often: what ends it must show within two seconds.
+    pub const GUARD: Duration = Duration::from_millis(1_000);
     /// Changes that do not decide anything (a sample, a bite among many) are recorded this often at most.
     pub const REFRESH: Duration = Duration::from_secs(2);
 }
@@ -115,6 +124,22 @@ pub struct Observation {
     pub networks: BTreeSet<String>,
     /// Agents, by node.
     pub agents: BTreeMap<String, AgentSeen>,
+    /// What guardrails are asked with. Absent where there are none: in a rehearsal.
+    pub guarded: Option<Guarded>,
+    /// Approvals, answers and notes, as seen now; the run's own copy may be older.
+    pub people: People,
+    pub slot: SlotSeen,
+}
+
+/// Whether a run that waits has its place among those under way, in every guardrail that covers it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SlotSeen {
+    /// Nobody has asked for one yet.
+    #[default]
+    Unasked,
+    /// For whom, and since when.
+    Waiting(String),
+    Taken,
 }
 
 /// An order to a node, as the node last said.
@@ -184,6 +209,12 @@ pub struct PodSeen {
     /// Names and ids of running containers, in the order of the pod's spec.
     pub containers: Vec<(String, String)>,
     pub host_network: bool,
+    /// What owns it: not its ReplicaSet, but what owns that.
+    pub owner: Option<WorkloadKey>,
+    /// By digest where the node said so.
+    pub images: BTreeSet<String>,
+    /// It has ended for good: Succeeded or Failed.
+    pub ended: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +238,8 @@ pub struct WorkloadSeen {
     pub ready: i32,
     /// The labels of the pods that it makes.
     pub pod_labels: BTreeMap<String, String>,
+    /// Its rollout under way, in words.
+    pub rolling: Option<String>,
     /// The uid of the run that holds it, from its label.
     pub held_by: Option<String>,
 }
@@ -303,6 +336,8 @@ pub struct Step {
     /// Whether the state must be recorded before anything else; otherwise it may wait for
     /// [`limits::REFRESH`].
     pub urgent: bool,
+    /// The run waits for nothing but a slot: take one for it.
+    pub wants_slot: bool,
     /// Step again at this time at the latest. `None`: the run is finished, and nothing is left to do.
     pub wake: Option<Timestamp>,
 }

@@ -12,13 +12,24 @@ pub struct Permission {
     pub namespaced: bool,
 }
 
+/// The group of the resources that consent is about. There are no such objects.
+pub const FAULTS: &str = "faults.gameday.dev";
+
 impl Permission {
     /// What a fault needs.
     pub fn of(fault: &Fault, targets: &Targets) -> Vec<Permission> {
         let held = fault.kinds().into_iter().any(FaultKind::is_held);
         let Fault { pod_kill, pod_evict, scale, cordon, .. } = fault;
         let namespaced = |verb, group, resource, subresource| Permission { verb, group, resource, subresource, namespaced: true };
-        let mut needed = Vec::new();
+        // The namespace's consent to this kind of fault, granted by an ordinary role. A node belongs to no namespace.
+        let inject = |kind: FaultKind| Permission {
+            verb: "inject",
+            group: FAULTS,
+            resource: kind.name(),
+            subresource: "",
+            namespaced: targets.nodes.is_none(),
+        };
+        let mut needed: Vec<Permission> = fault.kinds().into_iter().map(inject).collect();
         if pod_kill.is_some() {
             needed.push(namespaced("delete", "", "pods", ""));
         }

@@ -5,8 +5,11 @@ use jiff::Timestamp;
 use crate::api::{Condition, ConditionStatus, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRunStatus, RunPhase, Verdict};
 
 use super::admit::Plan;
+use super::bound;
 use super::experiment::{self, Context, Out};
-use super::{Observation, Run, Step, limits, record, verdict};
+use super::gate;
+use super::guarded::Against;
+use super::{Observation, Run, SlotSeen, Step, limits, record, verdict};
 
 /// Phases change at most so often in one step: each experiment goes through eight, and may bring on another.
 const ROUNDS_MAX: usize = 8 * crate::api::limits::EXPERIMENTS as usize + 8;
@@ -28,6 +31,7 @@ pub fn step(run: &Run, seen: &Observation, now: Timestamp) -> Step {
                 actions: vec![],
                 nodes: Default::default(),
                 urgent: false,
+                wants_slot: false,
                 wake: None,
             };
         }
@@ -44,10 +48,19 @@ pub fn step(run: &Run, seen: &Observation, now: Timestamp) -> Step {
         }
         (Ok(plan), RunPhase::Running) => go_on(run, plan, seen, &mut state, now, &mut out),
     }
+    note(run, seen, &mut state, &mut out);
     summarise(&mut state);
     let wake = (state.phase != RunPhase::Finished)
         .then(|| out.wake.map_or(now + limits::REFRESH.as_signed(), |wake| wake.min(now + limits::REFRESH.as_signed())));
-    Step { state, entries: out.entries, actions: out.actions, nodes: out.nodes, urgent: out.urgent, wake }
+    Step {
+        state,
+        entries: out.entries,
+        actions: out.actions,
+        nodes: out.nodes,
+        urgent: out.urgent,
+        wants_slot: out.wants_slot,
+        wake,
+    }
 }
 
 fn admitted(state: &mut GameDayRunStatus, run: &Run, answer: Result<(), &str>, now: Timestamp) {
@@ -81,17 +94,32 @@ fn wait(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatus
     }
     let window = run.spec.game_day.schedule.as_ref().zip(run.spec.scheduled_for);
     let closes = window.map(|(schedule, minute)| minute + schedule.start_within.as_signed());
-    if let Some(cord) = &seen.cord {
-        let why = format!("waiting: {cord}");
-        if closes.is_some_and(|closes| now > closes) {
-            return finish(state, Verdict::Inconclusive, format!("missed its start: {cord}"), now, out);
+    let may = match &seen.cord {
+        Some(cord) => Err(Against::Wait(cord.to_string())),
+        None => may_begin(run, plan, seen, now, out),
+    };
+    match may {
+        Ok(()) => {}
+        Err(Against::Refuse(why)) => {
+            let why = format!("refused: {why}");
+            admitted(state, run, Err(&why), now);
+            return finish(state, Verdict::Inconclusive, why, now, out);
         }
-        if state.why.as_ref() != Some(&why) {
-            out.entries.push(record::entry(now, EntryKind::Waiting, why.clone()));
-            state.why = Some(why);
-            out.urgent = true;
+        Err(Against::Wait(why)) => {
+            if closes.is_some_and(|closes| now > closes) {
+                return finish(state, Verdict::Inconclusive, format!("missed its start: {why}"), now, out);
+            }
+            let why = format!("waiting: {why}");
+            if state.why.as_ref() != Some(&why) {
+                // Sums change from second to second; what is waited for is an entry once.
+                if state.why.is_none() {
+                    out.entries.push(record::entry(now, EntryKind::Waiting, why.clone()));
+                    out.urgent = true;
+                }
+                state.why = Some(why);
+            }
+            return out.wake_at(now + limits::RETRY.as_signed());
         }
-        return;
     }
     state.phase = RunPhase::Running;
     state.started = Some(now);
@@ -104,6 +132,26 @@ fn wait(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatus
     admitted(state, run, Ok(()), now);
     out.urgent = true;
     out.entries.push(record::entry(now, EntryKind::Started, format!("started: {}", run.spec.game_day.hypothesis)));
+}
+
+/// What guardrails say of a beginning, and whether there is a slot: that is asked last.
+fn may_begin(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp, out: &mut Out) -> Result<(), Against> {
+    let Some(guarded) = &seen.guarded else { return Ok(()) };
+    guarded.may_begin(run, plan, &seen.people.approvals, now)?;
+    if let Some(bound) = &run.spec.bound {
+        bound::limits(bound, &guarded.holding(run)).map_err(Against::Refuse)?;
+    }
+    match &seen.slot {
+        SlotSeen::Taken => Ok(()),
+        SlotSeen::Waiting(why) => {
+            out.wants_slot = true;
+            Err(Against::Wait(why.clone()))
+        }
+        SlotSeen::Unasked => {
+            out.wants_slot = true;
+            Err(Against::Wait("for a slot of its guardrails".to_owned()))
+        }
+    }
 }
 
 fn go_on(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatus, now: Timestamp, out: &mut Out) {
@@ -130,6 +178,18 @@ fn go_on(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatu
     if state.experiments.iter().all(|status| status.phase == ExperimentPhase::Judged) {
         let (verdict, why) = verdict::of_run(&state.experiments);
         finish(state, verdict, why, now, out);
+    }
+}
+
+/// What people wrote to the run becomes part of its record, once.
+fn note(run: &Run, seen: &Observation, state: &mut GameDayRunStatus, out: &mut Out) {
+    let notes = if seen.people.notes.len() >= run.spec.people.notes.len() { &seen.people.notes } else { &run.spec.people.notes };
+    let known = usize::try_from(state.noted).unwrap_or(0);
+    let entries = gate::noted(notes, known);
+    if !entries.is_empty() {
+        out.urgent = true;
+        state.noted = i32::try_from(notes.len()).unwrap_or(i32::MAX);
+        out.entries.extend(entries);
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::guard::{self, Chosen};
 use super::steady::Seen;
 use super::*;
-use crate::api::{ExperimentPhase, ExperimentStatus, GameDaySpec, RunPhase, Verdict, says};
+use crate::api::{ExperimentPhase, ExperimentStatus, GameDaySpec, People, RunPhase, Verdict, says};
 
 const CHECKOUT: &str = r#"
 hypothesis: Checkout answers while a pod dies.
@@ -35,6 +35,9 @@ fn at(seconds: i64) -> Timestamp {
 fn pods(count: usize, not_ready: usize) -> Vec<PodSeen> {
     (0..count)
         .map(|index| PodSeen {
+            owner: None,
+            images: BTreeSet::new(),
+            ended: false,
             name: format!("checkout-{index}"),
             uid: format!("uid-{index}"),
             node: None,
@@ -48,7 +51,14 @@ fn pods(count: usize, not_ready: usize) -> Vec<PodSeen> {
 }
 
 fn run(yaml: &str) -> Run {
-    let spec = GameDayRunSpec { game_day_name: "checkout".to_owned(), scheduled_for: None, game_day: spec(yaml), stop: None };
+    let spec = GameDayRunSpec {
+        game_day_name: "checkout".to_owned(),
+        scheduled_for: None,
+        game_day: spec(yaml),
+        stop: None,
+        people: People::default(),
+        bound: None,
+    };
     let id = RunId { namespace: "shop".to_owned(), name: "checkout-1".to_owned(), uid: "run-uid".to_owned() };
     Run::new(id, 1, spec, GameDayRunStatus::default())
 }
@@ -180,10 +190,11 @@ fn what_percentages_come_to() {
         let yaml = CHECKOUT
             .replace("choose: {count: 1}", &format!("choose: {{{choose}}}"))
             .replace("targets: 3, percent: 34, hold: 5m", &format!("{radius}, hold: 5m"));
-        let plan = admit::admit(&spec(&yaml)).unwrap();
+        let run = run(&yaml);
+        let plan = run.plan.clone().unwrap();
         let seen = Observation { synced: true, pods: pods(ready, not_ready), ..Observation::default() };
         let experiments = vec![ExperimentStatus::default()];
-        let chosen = guard::choose(&plan, &experiments, 0, 0, &seen);
+        let chosen = guard::choose(&run, &plan, &experiments, 0, 0, &seen);
         match (chosen, expected) {
             (Chosen::Targets { victims, .. }, Ok(count)) => assert_eq!(victims.len(), count, "{choose} {radius}"),
             (Chosen::Refused(why), Err(words)) => assert_eq!(why, words),
@@ -318,7 +329,9 @@ fn a_missing_right_is_refused_by_name() {
     take(&mut run, &seen, 10);
     assert_eq!(
         run.status.experiments[0].why.as_deref(),
-        Some("nothing was touched: refused: the service account default may not delete pods")
+        Some(
+            "nothing was touched: refused: the service account default may not inject podKill.faults.gameday.dev; gameday allow shop --faults podKill writes the role that grants it"
+        )
     );
     assert_eq!(run.status.conditions[0].reason, "Refused");
 }

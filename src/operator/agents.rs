@@ -66,6 +66,10 @@ impl Agents {
         }
     }
 
+    pub fn operator_namespace(&self) -> &str {
+        &self.operator
+    }
+
     /// Does not wait.
     pub fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>) {
         let mut wanted = lock(&self.wanted);

@@ -9,13 +9,15 @@ use kube::core::DeserializeGuard;
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
-use crate::api::{Cord, GameDay, GameDayRun, Injection, InjectionStatus, Stop, Verdict};
+use crate::api::{Cord, GameDay, GameDayRun, Guardrail, Injection, InjectionStatus, People, Stop, Verdict};
+use crate::cluster::record as recorded;
 use crate::cluster::{Change, Clock, Injections, Inventory, Leader};
 use crate::engine::{InjectionSeen, Pulled, RunId, record};
 
 use super::agents::Agents;
 use super::events::Events;
 use super::gameday::Board;
+use super::guardrails::Guardrails;
 use super::health::Metrics;
 use super::runs;
 
@@ -28,10 +30,11 @@ pub struct Desk {
     pub leader: Leader,
     /// Of the cluster, for as long as this process leads.
     pub inventory: Arc<Inventory>,
+    pub guardrails: Guardrails,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub events: Events,
-    /// Places for runs that have not touched anything yet. One with faults in force needs none.
+    /// Places for runs that are about to begin. One that waits, or has faults in force, needs none.
     pub places: Arc<Semaphore>,
     pub stopping: watch::Receiver<bool>,
     /// Held by every run's task; when all are gone, the tasks are.
@@ -63,6 +66,7 @@ pub struct SeenRun {
 pub struct Now {
     pub deleted: bool,
     pub stop: Option<Stop>,
+    pub people: People,
     pub finished: bool,
     pub verdict: Option<Verdict>,
     /// A task is at it.
@@ -95,7 +99,9 @@ impl Desk {
         busy: mpsc::Sender<()>,
     ) -> Self {
         let inventory = Arc::new(Inventory::start(&client));
+        let own = [agents.namespace.clone(), agents.operator_namespace().to_owned()];
         Desk {
+            guardrails: Guardrails::new(&inventory, own.into()),
             inventory,
             client,
             agents,
@@ -232,6 +238,15 @@ impl Desk {
         }
     }
 
+    pub fn has_unfinished(&self) -> bool {
+        lock(&self.runs).values().any(|run| !run.now().finished)
+    }
+
+    pub fn see_guardrail(&self, change: Change<DeserializeGuard<Guardrail>>) {
+        self.guardrails.see(change);
+        self.news();
+    }
+
     pub fn see_game_day(&self, change: Change<DeserializeGuard<GameDay>>) {
         match change {
             Change::Is(DeserializeGuard(Ok(game_day))) => self.board.put(game_day),
@@ -265,6 +280,8 @@ impl Desk {
                 for uid in gone {
                     self.run_gone(&uid);
                 }
+                self.guardrails.runs_are_read();
+                self.news();
             }
         }
     }
@@ -276,16 +293,23 @@ impl Desk {
         let before = now.clone();
         now.deleted = object.metadata.deletion_timestamp.is_some();
         now.stop = object.spec.stop.clone();
+        now.people = object.spec.people.clone();
         now.finished = object.is_finished();
         now.verdict = object.status.as_ref().and_then(|status| status.verdict);
         let begins = !now.finished && !now.tended;
         now.tended |= begins;
-        let news = now.deleted != before.deleted || now.stop != before.stop;
+        let news = now.deleted != before.deleted || now.stop != before.stop || now.people != before.people;
+        let passed = now.finished && !before.finished && now.verdict != Some(Verdict::Failed);
         if begins || now.finished != before.finished || news {
             self.board.touch(&run.id.namespace, &run.game_day);
         }
         drop(now);
+        if passed {
+            self.guardrails.passed(&recorded::loaded(object.clone()).run);
+        }
         if begins {
+            // Before anybody else may ask what is in force.
+            self.guardrails.tell(&recorded::loaded(object.clone()).run);
             runs::begin(self, &run, object);
         } else if news {
             // Not on every change: most are this operator's own.
@@ -295,6 +319,9 @@ impl Desk {
 
     fn run_gone(&self, uid: &str) {
         let Some(run) = lock(&self.runs).remove(uid) else { return };
+        if !run.now().tended {
+            self.guardrails.forget(uid);
+        }
         let mut now = lock(&run.now);
         now.deleted = true;
         let Now { finished, tended, .. } = *now;

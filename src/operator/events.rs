@@ -86,6 +86,7 @@ fn worth_telling(kind: EntryKind, verdict: Option<Verdict>) -> Option<(EventType
         | EntryKind::Cut
         | EntryKind::Clean
         | EntryKind::Steady
+        | EntryKind::Note
         | EntryKind::Judged => None,
     }
 }

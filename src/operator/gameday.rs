@@ -12,7 +12,7 @@ use kube::core::{ObjectMeta, Request};
 use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 
-use crate::api::{Condition, ConditionStatus, GameDay, GameDayRun, GameDayRunSpec, GameDayStatus, LABEL_GAMEDAY, Stop};
+use crate::api::{Condition, ConditionStatus, GameDay, GameDayRun, GameDayRunSpec, GameDayStatus, LABEL_GAMEDAY, People, Stop};
 use crate::cluster::client::{Error, FIELD_MANAGER, ask};
 use crate::engine::schedule::{Circumstances, Decision, LISTED_MAX, Timetable, run_name};
 use crate::engine::{admit, record};
@@ -308,8 +308,17 @@ async fn start(desk: &Desk, game_day: &GameDay, run: &str, minute: Option<Timest
     let (name, namespace) = (game_day.name_any(), game_day.namespace().unwrap_or_default());
     let mut frozen = game_day.spec.clone();
     frozen.seed = frozen.seed.or_else(|| i64::try_from(draw() & SEED_MAX).ok());
-    let mut object =
-        GameDayRun::new(run, GameDayRunSpec { game_day_name: name.clone(), scheduled_for: minute, game_day: frozen, stop: None });
+    let mut object = GameDayRun::new(
+        run,
+        GameDayRunSpec {
+            game_day_name: name.clone(),
+            scheduled_for: minute,
+            game_day: frozen,
+            stop: None,
+            people: People::default(),
+            bound: None,
+        },
+    );
     object.metadata = ObjectMeta {
         name: Some(run.to_owned()),
         namespace: Some(namespace.clone()),

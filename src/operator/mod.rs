@@ -4,11 +4,15 @@
 //! run needs is watched for that run. Nothing listens but health and metrics.
 
 mod agents;
+mod alerts;
 mod desk;
 mod events;
 mod gameday;
+mod guardrails;
 mod health;
 mod runs;
+
+pub use agents::namespace as agents_namespace;
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -24,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{Cord, GameDay, GameDayRun, Injection};
+use crate::api::{Cord, GameDay, GameDayRun, Guardrail, Injection};
 use crate::cluster::{Change, client, follow, leader, sweep};
 
 use agents::Agents;
@@ -187,6 +191,23 @@ fn start(desk: &Arc<Desk>) -> JoinSet<&'static str> {
     duties.spawn(async move {
         agents::tend(&at).await;
         "agents"
+    });
+
+    let guardrails: Api<DeserializeGuard<Guardrail>> = Api::all(desk.client.clone());
+    let at = Arc::clone(desk);
+    duties.spawn(async move {
+        follow(guardrails, config(), "guardrails", |change| at.see_guardrail(change)).await;
+        "guardrails"
+    });
+    let at = Arc::clone(desk);
+    duties.spawn(async move {
+        alerts::tend(&at).await;
+        "alerts"
+    });
+    let at = Arc::clone(desk);
+    duties.spawn(async move {
+        guardrails::tend(&at).await;
+        "guardrails' conditions"
     });
 
     let at = Arc::clone(desk);

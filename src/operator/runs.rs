@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::api::{Entry, GameDayRun, GameDayRunStatus, RunPhase, Stop};
-use crate::cluster::{self, ClusterWorld, Injections, Surroundings, read_replicas, record};
-use crate::engine::{AgentSeen, Pulled, Run, Track};
+use crate::api::{Entry, GameDayRun, GameDayRunStatus, Guardrail, People, RunPhase, Stop};
+use crate::cluster::{self, ClusterWorld, Injections, Surroundings, read_replicas, record, slots};
+use crate::engine::{AgentSeen, Guarded, Pulled, Run, Track};
 use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
 use crate::turn::{Loaded, Next, Trouble, Turn, World};
 
@@ -68,13 +68,6 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let mut stop = std::pin::pin!(stop);
-    let _place = tokio::select! {
-        place = place(desk, seen, &loaded.run.status) => match place {
-            Some(place) => place,
-            None => return,
-        },
-        () = &mut stop => return,
-    };
     let mut counted = Counted::new(desk, &loaded.run.status);
     let run = &loaded.run;
     let clock = desk.clock.not_before(newest(&run.status));
@@ -82,7 +75,10 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         desk: Arc::clone(desk),
         seen: Arc::clone(seen),
         told: Mutex::default(),
-        samplers: samplers(desk, seen, clock, run),
+        samplers: Mutex::new(samplers(desk, seen, clock, run)),
+        place: Mutex::default(),
+        clock,
+        run: run.clone(),
     };
     let world = ClusterWorld::start(&desk.client, &desk.leader, clock, run, &desk.inventory, around, &seen.changed);
     if run.status.phase == RunPhase::Waiting {
@@ -96,9 +92,19 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         let taken = turn.take(&world).await;
         desk.metrics.turn.observe(began.elapsed().as_secs_f64());
         counted.look(&turn.run().status);
+        desk.guardrails.tell(turn.run());
+        if turn.waits() {
+            world.surroundings().waits(true);
+        }
         world.ask_ahead(turn.run());
         let (pause, may_wake) = match taken {
-            Ok(Next::Over) => return,
+            Ok(Next::Over) => {
+                desk.guardrails.forget(&seen.id.uid);
+                if let Err(error) = slots::leave(&desk.client, &desk.guardrails.names(), &seen.id.uid).await {
+                    tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, %error, "its slots are left to the sweep");
+                }
+                return;
+            }
             Ok(Next::At(at)) => {
                 let pause = Duration::try_from(at.duration_since(world.now())).unwrap_or(Duration::ZERO);
                 at_once = if pause == Duration::ZERO { at_once + 1 } else { 0 };
@@ -135,16 +141,6 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
             }
         }
     }
-}
-
-/// Waits for a place among the runs under way. `None`: it was deleted meanwhile. What is in force never waits.
-async fn place(desk: &Desk, seen: &SeenRun, status: &GameDayRunStatus) -> Option<Option<OwnedSemaphorePermit>> {
-    // A run that waits for a cord's release watches little, and must not keep others from starting.
-    if status.phase == RunPhase::Running || desk.cord(&seen.id.namespace).is_some() {
-        return Some(None);
-    }
-    let place = Arc::clone(&desk.places).acquire_owned().await;
-    (!seen.is_deleted()).then(|| place.ok())
 }
 
 /// The newest time in a run's record.
@@ -204,14 +200,19 @@ struct Around {
     desk: Arc<Desk>,
     seen: Arc<SeenRun>,
     told: Mutex<Told>,
-    /// In the order of the spec.
-    samplers: Vec<Sampler>,
+    /// In the order of the spec. None while the run waits for others.
+    samplers: Mutex<Vec<Sampler>>,
+    /// What is in force when this process begins to lead needs none.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    clock: cluster::Clock,
+    /// As it was taken up.
+    run: Run,
 }
 
 impl Around {
     /// Whether each probe has seen something.
     fn have_all_seen(&self) -> bool {
-        self.samplers.iter().all(|sampler| sampler.track().last_seen().is_some())
+        lock(&self.samplers).iter().all(|sampler| sampler.track().last_seen().is_some())
     }
 }
 
@@ -229,7 +230,7 @@ impl Surroundings for Around {
     }
 
     fn probes(&self) -> Vec<Track> {
-        self.samplers.iter().map(Sampler::track).collect()
+        lock(&self.samplers).iter().map(Sampler::track).collect()
     }
 
     fn injections(&self) -> Option<Injections> {
@@ -246,6 +247,44 @@ impl Surroundings for Around {
 
     fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>) {
         self.desk.agents.need(nodes);
+    }
+
+    fn guarded(&self) -> Guarded {
+        self.desk.guardrails.guarded()
+    }
+
+    fn people(&self) -> People {
+        self.seen.now().people
+    }
+
+    fn boards(&self) -> Vec<Guardrail> {
+        self.desk.guardrails.all()
+    }
+
+    fn place(&self) -> bool {
+        let mut place = lock(&self.place);
+        if place.is_none() {
+            *place = Arc::clone(&self.desk.places).try_acquire_owned().ok();
+        }
+        place.is_some()
+    }
+
+    fn waits(&self, waits: bool) {
+        let mut samplers = lock(&self.samplers);
+        if waits {
+            samplers.clear();
+            *lock(&self.place) = None;
+        } else if samplers.is_empty() {
+            *samplers = self::samplers(&self.desk, &self.seen, self.clock, &self.run);
+        }
+    }
+
+    fn created(&self) -> jiff::Timestamp {
+        self.seen.created
+    }
+
+    fn claim(&self, run: &Run, before: &GameDayRunStatus, now: jiff::Timestamp) -> bool {
+        self.desk.guardrails.claim(run, before, &self.people().approvals, now)
     }
 
     fn tell(&self, run: &Run, entries: &[Entry]) {

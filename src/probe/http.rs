@@ -122,6 +122,22 @@ pub async fn sample(target: &Target, expect: &Expect, timeout: Duration, started
     Sample { started, took_ms, seen, margin }
 }
 
+/// The body of a good answer, for what is asked besides probes.
+///
+/// # Errors
+/// There is none, in words.
+pub async fn get(target: &Target, timeout: Duration) -> Result<Vec<u8>, String> {
+    let mut progress = Progress::default();
+    let asked = timeout_at(Instant::now() + timeout.as_std(), exchange(target, &mut progress)).await;
+    match (asked, progress.status) {
+        (Err(_), _) => Err(format!("no answer within {timeout}")),
+        (Ok(Err(NoAnswer::Theirs(why) | NoAnswer::Ours(why))), _) => Err(why),
+        // Its own words say more than the status of a refusal.
+        (Ok(Ok(())), Some(_)) if !progress.cut => Ok(progress.body),
+        (Ok(Ok(())), _) => Err("the answer is too long".to_owned()),
+    }
+}
+
 /// What an exchange says, measured against what is expected.
 pub fn judge(end: &End, progress: &Progress, expect: &Expect, timeout: Duration, took_ms: f64) -> (Seen, Option<Margin>) {
     let bad = |said: String| (Seen::Bad(said), None);

@@ -4,6 +4,7 @@
 //! engine's. What is the other side's doing is Bad; what is ours (no roots to verify with, no file descriptor,
 //! no route out of this machine) is Blind, because it says nothing about the steady state.
 
+pub mod alert;
 mod connect;
 pub mod http;
 mod sampler;

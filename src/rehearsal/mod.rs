@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 use jiff::Timestamp;
 
-use crate::api::{Duration, Entry, GameDay, GameDayRun, GameDayRunSpec, GameDayRunStatus, GameDaySpec, Probe};
+use crate::api::{Duration, Entry, GameDay, GameDayRun, GameDayRunSpec, GameDayRunStatus, GameDaySpec, People, Probe};
 use crate::engine::{Run, RunId, limits};
 
 use cluster::Cluster;
@@ -168,7 +168,7 @@ fn run_spec(gameday: &GameDay, seed: u64) -> GameDayRunSpec {
     let mut game_day = gameday.spec.clone();
     game_day.seed = game_day.seed.or(i64::try_from(seed).ok());
     let game_day_name = gameday.metadata.name.clone().unwrap_or_else(|| "gameday".to_owned());
-    GameDayRunSpec { game_day_name, scheduled_for: None, game_day, stop: None }
+    GameDayRunSpec { game_day_name, scheduled_for: None, game_day, stop: None, people: People::default(), bound: None }
 }
 
 /// Misfortunes over the time that the run probably takes.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::api::{Duration, Entry, FaultKind, GameDayRunStatus, Stop, TargetKind, WorkloadKind, WorkloadRef};
 use crate::engine::admit::Candidates;
 use crate::engine::{
-    Action, AgentSeen, Answer, InjectionSeen, NodeSeen, Observation, Outcome, Permission, PodSeen, Pulled, Run, What,
+    Action, AgentSeen, Answer, InjectionSeen, NodeSeen, Observation, Outcome, Permission, PodSeen, Pulled, Run, SlotSeen, What,
     WorkloadSeen,
 };
 use crate::turn::{Loaded, RecordError};
@@ -386,6 +386,9 @@ impl Stage {
             cord: self.cords.values().next().cloned(),
             pods: pods
                 .map(|(uid, pod)| PodSeen {
+                    owner: None,
+                    images: Default::default(),
+                    ended: false,
                     name: pod.name.clone(),
                     uid: uid.clone(),
                     node: pod.node.clone(),
@@ -414,6 +417,7 @@ impl Stage {
     fn see_workload(&self, of: &WorkloadRef) -> Option<WorkloadSeen> {
         let workload = self.cluster.workloads.get(of)?;
         Some(WorkloadSeen {
+            rolling: None,
             uid: workload.uid.clone(),
             replicas: workload.replicas,
             observed: workload.observed,
@@ -472,6 +476,9 @@ impl Stage {
             injections,
             networks: Default::default(),
             agents,
+            guarded: None,
+            people: run.spec.people.clone(),
+            slot: SlotSeen::Unasked,
         }
     }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use jiff::Timestamp;
 
 use crate::api::{Duration, Entry, GameDayRunStatus};
-use crate::engine::{Action, Observation, Outcome, Run};
+use crate::engine::{Action, Observation, Outcome, Run, SlotSeen};
 use crate::turn::{Loaded, Next, RecordError, Trouble, Turn, World};
 
 use super::misfortune::Misfortune;
@@ -140,6 +140,15 @@ impl World for Pretend {
         };
         self.leave(fate).await?;
         written
+    }
+
+    fn claim(&self, _run: &Run, _status: &GameDayRunStatus) -> bool {
+        // There is no other run.
+        true
+    }
+
+    async fn slot(&self, _run: &Run, _version: &str) -> Result<(SlotSeen, Option<String>), RecordError> {
+        Ok((SlotSeen::Taken, None))
     }
 
     async fn perform(&self, run: &Run, action: &Action) -> Outcome {

@@ -404,6 +404,12 @@ metadata: {name: bench-breaker}
 rules:
 - {apiGroups: [""], resources: [pods], verbs: [delete]}
 - {apiGroups: [apps], resources: [deployments/scale], verbs: [patch]}
+- {apiGroups: [faults.gameday.dev], resources: ["*"], verbs: [inject]}
+---
+apiVersion: gameday.dev/v1alpha1
+kind: Guardrail
+metadata: {name: bench}
+spec: {runs: 10, reach: {singleReplica: Allow}, budgets: Ignore}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

@@ -258,7 +258,10 @@ fn install() {
             "crd/gamedayruns.gameday.dev",
             "crd/cords.gameday.dev",
             "crd/injections.gameday.dev",
+            "crd/guardrails.gameday.dev",
         ]);
+        kubectl(&["delete", "guardrails.gameday.dev", "--all"]);
+        kubectl_apply(PERMISSIVE);
     });
 }
 
@@ -377,6 +380,18 @@ async fn wait_for_http(address: &str) {
     .await;
 }
 
+/// What the other tests are about must not wait for guardrails: those have tests of their own.
+const PERMISSIVE: &str = r#"
+apiVersion: gameday.dev/v1alpha1
+kind: Guardrail
+metadata: {name: permissive}
+spec:
+  namespaceSelector: {matchExpressions: [{key: tests, operator: DoesNotExist}]}
+  runs: 100
+  reach: {singleReplica: Allow}
+  budgets: Ignore
+"#;
+
 const ACCOUNT: &str = r#"
 apiVersion: v1
 kind: ServiceAccount
@@ -388,6 +403,7 @@ metadata: {name: breaker, namespace: NAMESPACE}
 rules:
 - {apiGroups: [""], resources: [pods], verbs: [delete]}
 - {apiGroups: [""], resources: [pods/eviction], verbs: [create]}
+- {apiGroups: [faults.gameday.dev], resources: ["*"], verbs: [inject]}
 - {apiGroups: [gameday.dev], resources: [injections], verbs: [create]}
 - {apiGroups: [apps], resources: [deployments/scale, statefulsets/scale], verbs: [patch]}
 ---
@@ -402,6 +418,7 @@ kind: ClusterRole
 metadata: {name: test-node-breaker}
 rules:
 - {apiGroups: [""], resources: [nodes], verbs: [patch]}
+- {apiGroups: [faults.gameday.dev], resources: ["*"], verbs: [inject]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

@@ -7,6 +7,7 @@ mod budget;
 mod cord;
 mod crash;
 mod deletion;
+mod guardrails;
 mod held;
 mod install;
 mod lab;

@@ -4,6 +4,8 @@ use super::cli::gameday;
 
 const GAME_DAYS: [&str; 7] = ["checkout", "node-drain", "payments-down", "pressure", "rolling-kill", "slow-network", "weekly"];
 
+const GUARDRAILS: [&str; 2] = ["guardrail", "guardrail-production"];
+
 #[test]
 fn each_example_is_sound() {
     let mut found: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples"))
@@ -13,8 +15,10 @@ fn each_example_is_sound() {
         .filter(|name| name != "shop")
         .collect();
     found.sort();
-    assert_eq!(found, GAME_DAYS);
-    for name in GAME_DAYS {
+    let mut all = [&GAME_DAYS[..], &GUARDRAILS[..]].concat();
+    all.sort_unstable();
+    assert_eq!(found, all);
+    for name in all {
         let output = gameday(&["check", &format!("examples/{name}.yaml")]);
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -40,11 +40,11 @@ fn the_manifests_are_those_that_install_writes() {
 fn the_crds_are_those_of_the_types() {
     let all = written(&["crds"]);
     let documents: Vec<&str> = all.split("---\n").skip(1).collect();
-    for (name, document) in ["gamedays", "gamedayruns", "cords", "injections"].into_iter().zip(&documents) {
+    for (name, document) in ["gamedays", "gamedayruns", "cords", "guardrails", "injections"].into_iter().zip(&documents) {
         assert!(document.contains(&format!("name: {name}.gameday.dev\n")), "{name} is in its place");
         same(&format!("crds/{name}.yaml"), document);
     }
-    assert_eq!(documents.len(), 4);
+    assert_eq!(documents.len(), 5);
 }
 
 #[test]
@@ -58,9 +58,13 @@ fn the_help_is_what_was_agreed() {
         "watch",
         "stop",
         "release",
+        "approve",
+        "answer",
+        "note",
         "runs",
         "report",
         "doctor",
+        "allow",
         "install",
         "crds",
         "completions",
@@ -79,7 +83,7 @@ fn the_help_is_what_was_agreed() {
 fn the_operator_may_read_no_secrets_and_nothing_is_granted_by_wildcard() {
     let manifests = written(&["install"]);
     let roles: Vec<&str> = manifests.split("---\n").filter(|document| document.contains("\nrules:")).collect();
-    assert_eq!(roles.len(), 9);
+    assert_eq!(roles.len(), 10);
     for role in roles {
         assert!(!role.contains('*') && !role.contains("secrets"), "{role}");
     }

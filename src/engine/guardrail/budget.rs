@@ -7,7 +7,7 @@ use crate::api::BudgetRule;
 
 use super::Named;
 use super::answer::{Answer, Says};
-use super::picture::{BudgetShown, PodShown};
+use super::picture::{BudgetShown, PodShown, WorkloadKey};
 use super::reach::Scene;
 use super::tally::Hits;
 
@@ -25,19 +25,27 @@ fn covers(budget: &BudgetShown, namespace: &str, labels: &BTreeMap<String, Strin
     budget.namespace == namespace && budget.selector.as_ref().is_some_and(|selector| selector.matches(labels))
 }
 
-/// How many of a budget's pods these hits take away: pods that are hit, and replicas that a smaller number of
-/// them has not yet cost.
+/// How many of a budget's pods these hits take away, those included that are gone already.
 fn taken(budget: &BudgetShown, scene: &Scene, hits: &Hits) -> usize {
     let pods = hits.pods.values().filter(|pod| pod.takes_away && covers(budget, pod.namespace, pod.labels)).count();
-    pods + shrinking(budget, scene, hits)
+    pods + scaled(budget, scene, hits).map(|(_, (from, to))| from.saturating_sub(to)).sum::<usize>()
 }
 
+/// Replicas that a smaller number of them has not yet cost.
 fn shrinking(budget: &BudgetShown, scene: &Scene, hits: &Hits) -> usize {
+    scaled(budget, scene, hits).map(|(key, (_, to))| scene.index.live_count(key).saturating_sub(to)).sum()
+}
+
+fn scaled<'a>(
+    budget: &'a BudgetShown,
+    scene: &'a Scene,
+    hits: &'a Hits,
+) -> impl Iterator<Item = (&'a WorkloadKey, (usize, usize))> {
     let scaled = hits.scales.iter().filter(|(key, _)| {
         let workload = scene.index.picture.workloads.get(**key);
         workload.is_some_and(|workload| covers(budget, &key.namespace, &workload.pod_labels))
     });
-    scaled.map(|(key, (_, to))| scene.index.live_count(key).saturating_sub(*to)).sum()
+    scaled.map(|(key, replicas)| (*key, *replicas))
 }
 
 fn healthy(budget: &BudgetShown, scene: &Scene, hits: &Hits) -> usize {

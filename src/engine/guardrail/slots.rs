@@ -94,14 +94,18 @@ pub fn turn(boards: &[Board], ticket: &Ticket, over: &BTreeSet<String>, now: Tim
     boards.sort_by_key(|(board, _)| board.name);
     let write = |board: &Board, status: GuardrailStatus| Next::Write { guardrail: board.name.to_owned(), status };
 
-    if let Some((board, status)) = boards.iter().find(|(_, status)| !holds(status, &ticket.uid) && !waits(status, &ticket.uid)) {
+    let blocked =
+        boards.iter().find(|(board, status)| !holds(status, &ticket.uid) && ahead(status, ticket) >= free(board, status));
+    // Who need not wait does not queue.
+    let unqueued = |status: &GuardrailStatus| !holds(status, &ticket.uid) && !waits(status, &ticket.uid);
+    if blocked.is_some()
+        && let Some((board, status)) = boards.iter().find(|(_, status)| unqueued(status))
+    {
         return match queued(status, ticket) {
             Some(status) => write(board, status),
             None => Next::Wait(reason(board, status, ticket)),
         };
     }
-    let blocked =
-        boards.iter().find(|(board, status)| !holds(status, &ticket.uid) && ahead(status, ticket) >= free(board, status));
     let held = boards.iter().find(|(_, status)| holds(status, &ticket.uid));
     let missing = boards.iter().find(|(_, status)| !holds(status, &ticket.uid));
     match (blocked, held, missing) {
