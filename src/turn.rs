@@ -160,6 +160,9 @@ impl Turn {
         record::append(&mut self.run.status, step.entries);
         let due = self.recorded_at.is_none_or(|at| now.duration_since(at) >= limits::REFRESH.as_signed());
         let changed = self.run.status != self.recorded;
+        // With a slot it begins at once: there is nothing to say before that is known.
+        let asks_first = step.wants_slot && self.slot == SlotSeen::Unasked;
+        let due = due && !asks_first;
         if changed && !self.gone && (step.urgent || due || step.wake.is_none()) && !self.record(world, now).await? {
             return Ok(Next::At(now));
         }

@@ -104,7 +104,7 @@ pub async fn take(
 ///
 /// # Errors
 /// The API server did not answer; the sweep goes on trying.
-pub async fn leave(client: &Client, names: &[String], uid: &str) -> Result<(), Error> {
+pub async fn leave(client: &Client, names: &BTreeSet<String>, uid: &str) -> Result<(), Error> {
     let api: Api<Guardrail> = Api::all(client.clone());
     for name in names {
         for _ in 0..TRIES {

@@ -96,30 +96,23 @@ fn wait(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatus
     let closes = window.map(|(schedule, minute)| minute + schedule.start_within.as_signed());
     let may = match &seen.cord {
         Some(cord) => Err(Against::Wait(cord.to_string())),
-        None => may_begin(run, plan, seen, now, out),
+        None => may_begin(run, plan, seen, now),
     };
     match may {
-        Ok(()) => {}
+        Ok(Begins::Now) => {}
+        Ok(Begins::WithSlot) => {
+            out.wants_slot = true;
+            if let SlotSeen::Waiting(why) = &seen.slot {
+                wait_for(state, why, closes, now, out);
+            }
+            return;
+        }
         Err(Against::Refuse(why)) => {
             let why = format!("refused: {why}");
             admitted(state, run, Err(&why), now);
             return finish(state, Verdict::Inconclusive, why, now, out);
         }
-        Err(Against::Wait(why)) => {
-            if closes.is_some_and(|closes| now > closes) {
-                return finish(state, Verdict::Inconclusive, format!("missed its start: {why}"), now, out);
-            }
-            let why = format!("waiting: {why}");
-            if state.why.as_ref() != Some(&why) {
-                // Sums change from second to second; what is waited for is an entry once.
-                if state.why.is_none() {
-                    out.entries.push(record::entry(now, EntryKind::Waiting, why.clone()));
-                    out.urgent = true;
-                }
-                state.why = Some(why);
-            }
-            return out.wake_at(now + limits::RETRY.as_signed());
-        }
+        Err(Against::Wait(why)) => return wait_for(state, &why, closes, now, out),
     }
     state.phase = RunPhase::Running;
     state.started = Some(now);
@@ -134,24 +127,37 @@ fn wait(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatus
     out.entries.push(record::entry(now, EntryKind::Started, format!("started: {}", run.spec.game_day.hypothesis)));
 }
 
-/// What guardrails say of a beginning, and whether there is a slot: that is asked last.
-fn may_begin(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp, out: &mut Out) -> Result<(), Against> {
-    let Some(guarded) = &seen.guarded else { return Ok(()) };
+/// Says what is waited for, until the window of a start closes.
+fn wait_for(state: &mut GameDayRunStatus, why: &str, closes: Option<Timestamp>, now: Timestamp, out: &mut Out) {
+    if closes.is_some_and(|closes| now > closes) {
+        return finish(state, Verdict::Inconclusive, format!("missed its start: {why}"), now, out);
+    }
+    let why = format!("waiting: {why}");
+    if state.why.as_ref() != Some(&why) {
+        // Sums change from second to second; what is waited for is an entry once.
+        if state.why.is_none() {
+            out.entries.push(record::entry(now, EntryKind::Waiting, why.clone()));
+            out.urgent = true;
+        }
+        state.why = Some(why);
+    }
+    out.wake_at(now + limits::RETRY.as_signed());
+}
+
+/// When a run begins that nothing speaks against.
+enum Begins {
+    Now,
+    WithSlot,
+}
+
+/// What guardrails say of a beginning. A slot is asked for last.
+fn may_begin(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp) -> Result<Begins, Against> {
+    let Some(guarded) = &seen.guarded else { return Ok(Begins::Now) };
     guarded.may_begin(run, plan, &seen.people.approvals, now)?;
     if let Some(bound) = &run.spec.bound {
         bound::limits(bound, &guarded.holding(run)).map_err(Against::Refuse)?;
     }
-    match &seen.slot {
-        SlotSeen::Taken => Ok(()),
-        SlotSeen::Waiting(why) => {
-            out.wants_slot = true;
-            Err(Against::Wait(why.clone()))
-        }
-        SlotSeen::Unasked => {
-            out.wants_slot = true;
-            Err(Against::Wait("for a slot of its guardrails".to_owned()))
-        }
-    }
+    Ok(if seen.slot == SlotSeen::Taken { Begins::Now } else { Begins::WithSlot })
 }
 
 fn go_on(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatus, now: Timestamp, out: &mut Out) {

@@ -319,6 +319,7 @@ impl Desk {
 
     fn run_gone(&self, uid: &str) {
         let Some(run) = lock(&self.runs).remove(uid) else { return };
+        self.guardrails.gone(uid);
         if !run.now().tended {
             self.guardrails.forget(uid);
         }

@@ -103,8 +103,17 @@ impl Guardrails {
         self.news.notify_one();
     }
 
-    pub fn names(&self) -> Vec<String> {
-        lock(&self.seen).by_uid.values().map(ResourceExt::name_any).collect()
+    /// Those in which a run may have a slot or a place in the queue: that cover it, or that were seen to have it.
+    pub fn with_slots_of(&self, run: &Run) -> BTreeSet<String> {
+        let has_it = |guardrail: &&Guardrail| {
+            let status = guardrail.status.iter();
+            let uids = status.flat_map(|status| {
+                status.runs.iter().map(|slot| &slot.uid).chain(status.waiting.iter().map(|queued| &queued.uid))
+            });
+            uids.into_iter().any(|uid| *uid == run.id.uid)
+        };
+        let covering = self.guarded().slots(run).into_iter().map(|(name, _)| name);
+        covering.chain(lock(&self.seen).by_uid.values().filter(has_it).map(ResourceExt::name_any)).collect()
     }
 
     /// As the watch last showed them.
@@ -155,6 +164,11 @@ impl Guardrails {
         if before != recorded {
             force.version += 1;
         }
+    }
+
+    /// A run does not exist any more.
+    pub fn gone(&self, uid: &str) {
+        lock(&self.passes).remove(uid);
     }
 
     pub fn passed(&self, run: &Run) {

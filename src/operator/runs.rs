@@ -100,7 +100,8 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         let (pause, may_wake) = match taken {
             Ok(Next::Over) => {
                 desk.guardrails.forget(&seen.id.uid);
-                if let Err(error) = slots::leave(&desk.client, &desk.guardrails.names(), &seen.id.uid).await {
+                let names = desk.guardrails.with_slots_of(turn.run());
+                if let Err(error) = slots::leave(&desk.client, &names, &seen.id.uid).await {
                     tracing::warn!(run = seen.id.name, namespace = seen.id.namespace, %error, "its slots are left to the sweep");
                 }
                 return;

@@ -13,6 +13,40 @@ spec: {reason: the pager went off, by: on-call}
 "#;
 
 #[test]
+fn a_cord_of_a_namespace_stops_only_that() {
+    runtime().block_on(async {
+        let mut here = Lab::new("cord-here").await;
+        let address = here.shop("checkout", 2, &[]).await;
+        here.shop("payments", 2, &[]).await;
+        let there = Lab::new("cord-there").await;
+        let other = there.shop("checkout", 2, &[]).await;
+        there.shop("payments", 2, &[]).await;
+        here.operator("one");
+        // A node can be closed by one of them only.
+        let one_fault = |lab: &Lab, address: &str| {
+            let (game_day, _) = HOLD.split_once("  - name: close-a-node").expect("two experiments");
+            game_day.replace("ADDRESS", address).replace("hold: 8s", "hold: 15s").replace("NAMESPACE", &lab.namespace)
+        };
+        here.apply(&one_fault(&here, &address)).await;
+        there.apply(&one_fault(&there, &other)).await;
+        let (run, going_on) = (here.run_of("hold").await, there.run_of("hold").await);
+        here.until_phase(&run, ExperimentPhase::Holding).await;
+        there.until_phase(&going_on, ExperimentPhase::Holding).await;
+        kubectl_apply(&format!(
+            "{{apiVersion: gameday.dev/v1alpha1, kind: Cord, metadata: {{name: here}}, \
+             spec: {{reason: only here, by: on-call, namespaces: [{}]}}}}",
+            here.namespace
+        ));
+        let stopped = here.until_finished(&run).await.status.unwrap();
+        let why = stopped.why.unwrap();
+        assert!(why.contains("the cord here is pulled by on-call: only here"), "{why}");
+        let passed = there.until_finished(&going_on).await.status.unwrap();
+        kubectl(&["delete", "cords.gameday.dev", "--all"]);
+        assert_eq!(passed.verdict, Some(Verdict::Passed), "{passed:#?}");
+    });
+}
+
+#[test]
 fn a_cord_reverts_everything_within_a_second_and_holds_new_runs_until_it_is_released() {
     runtime().block_on(async {
         let mut lab = Lab::new("cord").await;

@@ -96,8 +96,7 @@ async fn slots(lab: &Lab, name: &str) -> Vec<String> {
 fn two_operators_and_one_slot_never_let_two_runs_be_under_way() {
     runtime().block_on(async {
         let (mut lab, address) = lab("slots", &["runs: 1"]).await;
-        let first = lab.operator("one");
-        lab.operator("two");
+        let operators = [lab.operator("one"), lab.operator("two")];
         let mut game_day = hold(&lab, &address, 2, "1s");
         game_day.spec.baseline = gameday::api::Duration::ZERO;
         for number in 0..TRIES {
@@ -112,9 +111,10 @@ fn two_operators_and_one_slot_never_let_two_runs_be_under_way() {
             assert!(of(RunPhase::Running) <= 1, "{} at once", of(RunPhase::Running));
             if of(RunPhase::Finished) >= 3 && !killed {
                 // Everything of ours dies with a slot taken.
-                lab.kill(first);
+                operators.into_iter().for_each(|operator| lab.kill(operator));
                 killed = true;
                 lab.operator("three");
+                lab.operator("four");
             }
             if of(RunPhase::Finished) == TRIES {
                 break;
@@ -183,7 +183,7 @@ fn a_rollout_that_starts_ends_what_is_held() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(lab.run("rolls").await.status.unwrap().experiments[0].phase, ExperimentPhase::Holding);
         kubectl(&["-n", &lab.namespace, "rollout", "restart", "deployment/checkout"]);
-        let took = until_back(&lab, "rolls", Duration::from_secs(3)).await;
+        let took = until_back(&lab, "rolls", Duration::from_secs(2)).await;
         println!("a rollout: replicas back after {took:?}");
         let status = lab.until_finished("rolls").await.status.unwrap();
         assert_eq!(status.verdict, Some(Verdict::Inconclusive));
@@ -203,7 +203,7 @@ fn a_right_that_is_withdrawn_ends_what_is_held() {
         create(&lab, "loses-it", &hold(&lab, &address, 2, "2m")).await;
         lab.until_phase("loses-it", ExperimentPhase::Holding).await;
         kubectl(&["-n", &lab.namespace, "delete", "rolebinding", "breaker"]);
-        let took = until_back(&lab, "loses-it", Duration::from_secs(3)).await;
+        let took = until_back(&lab, "loses-it", Duration::from_secs(2)).await;
         println!("a right withdrawn: replicas back after {took:?}");
         let status = lab.until_finished("loses-it").await.status.unwrap();
         assert_eq!(status.verdict, Some(Verdict::Inconclusive));
@@ -223,7 +223,7 @@ fn a_budget_that_loses_its_headroom_ends_what_is_held() {
              spec: {{minAvailable: 3, selector: {{matchLabels: {{app: checkout}}}}}}}}",
             lab.namespace
         ));
-        let took = until_back(&lab, "no-room", Duration::from_secs(3)).await;
+        let took = until_back(&lab, "no-room", Duration::from_secs(2)).await;
         println!("a budget without headroom: replicas back after {took:?}");
         let status = lab.until_finished("no-room").await.status.unwrap();
         assert_eq!(status.verdict, Some(Verdict::Inconclusive));
@@ -245,16 +245,23 @@ async fn until_back(lab: &Lab, run: &str, within: Duration) -> Duration {
 #[test]
 fn two_caps_that_disagree_and_the_smaller_wins() {
     runtime().block_on(async {
-        let reach = ["runs: 9, reach: {zone: {targets: 3}}", "runs: 9, reach: {workload: {targets: 1}}"];
+        let reach = ["runs: 9, reach: {zone: {targets: 2}}", "runs: 9, reach: {workload: {targets: 1}}"];
         let (mut lab, address) = lab("caps", &reach).await;
         lab.operator("one");
-        create(&lab, "two-less", &hold(&lab, &address, 1, "5s")).await;
+        let mut two = hold(&lab, &address, 1, "5s");
+        two.spec.experiments[0].fault = serde_json::from_value(serde_json::json!({"podKill": {"gracePeriod": "0s"}})).unwrap();
+        two.spec.experiments[0].targets =
+            serde_json::from_value(serde_json::json!({"pods": {"matchLabels": {"app": "checkout"}}, "choose": {"count": 2}}))
+                .unwrap();
+        let before = lab.uids("checkout").await;
+        create(&lab, "two-less", &two).await;
         let status = lab.until_finished("two-less").await.status.unwrap();
         println!("{:?}", status.why);
         let why = status.why.unwrap();
-        assert!(why.contains("guardrail caps-1, reach.workload, Deployment t-caps/checkout: 2 of 3"), "{why}");
+        let smaller = "guardrail caps-1, reach.workload, Deployment t-caps/checkout: 2 of 3 pods at once; the guardrail allows 1";
+        assert!(why.contains(smaller) && why.contains("guardrail caps-0, reach.zone, zone zone-"), "both sums: {why}");
         assert!(why.contains("Way out:"), "{why}");
-        assert_eq!(lab.replicas("checkout").await, 3, "nothing was touched");
+        assert_eq!(lab.uids("checkout").await, before, "nothing was touched");
         create(&lab, "one-less", &hold(&lab, &address, 2, "1s")).await;
         let status = lab.until_finished("one-less").await.status.unwrap();
         assert_eq!(status.verdict, Some(Verdict::Passed), "{status:#?}");

@@ -267,6 +267,25 @@ fn a_cord_ends_what_nodes_hold_within_a_second() {
 }
 
 #[test]
+fn agents_obey_a_cord_without_an_operator() {
+    runtime().block_on(async {
+        let mut target = holding("held-alone", DELAY, "60s").await;
+        target.lab.kill(target.operator);
+        kubectl_apply(
+            "{apiVersion: gameday.dev/v1alpha1, kind: Cord, metadata: {name: alone}, spec: {reason: nobody else is there}}",
+        );
+        let took = until_unharmed(&target.ip, Duration::from_secs(2)).await;
+        println!("cord without an operator: unharmed after {took:?}");
+        target.lab.operator("two");
+        let status = target.lab.until_finished(&target.run).await.status.unwrap();
+        kubectl(&["delete", "cords.gameday.dev", "--all"]);
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive));
+        assert!(status.why.as_deref().unwrap().contains("nobody else is there"), "{:?}", status.why);
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
 fn a_run_deleted_ends_what_nodes_hold() {
     runtime().block_on(async {
         let target = holding("held-deleted", DELAY, "60s").await;

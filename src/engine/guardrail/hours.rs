@@ -56,11 +56,6 @@ impl<'a> Hours<'a> {
         self.first(now, |clock| clock == Clock::Open)
     }
 
-    /// The first moment from now on at which it is not open; `None`: not within a year.
-    pub fn next_closing(&self, now: Timestamp) -> Option<Timestamp> {
-        self.first(now, |clock| clock != Clock::Open)
-    }
-
     /// The first moment from now on that is wanted. The clock changes its word only at an edge of a window.
     fn first(&self, now: Timestamp, wanted: impl Fn(Clock) -> bool) -> Option<Timestamp> {
         if wanted(self.at(now)) {

@@ -33,16 +33,6 @@ pub fn moment(guardrail: &Named, scene: &Scene, namespace: &str, now: Timestamp)
     answers
 }
 
-/// When a guardrail's clock next closes or opens, for the next look. `None`: it never changes, or its time zone
-/// is not known.
-pub fn next_change(guardrail: &Named, now: Timestamp) -> Option<Timestamp> {
-    let hours = Hours::of(&guardrail.spec.moment).ok()?;
-    match hours.at(now) {
-        Clock::Open => hours.next_closing(now),
-        Clock::Closed | Clock::Frozen(_) => hours.next_opening(now),
-    }
-}
-
 fn answer(guardrail: &Named, rule: &'static str, against: Option<String>, fine: String, way_out: &str) -> Answer {
     let (says, sum, way_out) = match against {
         None => (Says::Allow, fine, String::new()),

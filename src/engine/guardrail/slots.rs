@@ -118,22 +118,6 @@ pub fn turn(boards: &[Board], ticket: &Ticket, over: &BTreeSet<String>, now: Tim
     }
 }
 
-/// A run at work: whether it still has its slots, and what gives it those of guardrails that cover it only now.
-/// It does not queue for them: where there is none free, it has to end.
-pub fn keep(boards: &[Board], ticket: &Ticket, over: &BTreeSet<String>, now: Timestamp) -> Next {
-    for board in boards {
-        let status = sweep(board.status, over).unwrap_or_else(|| board.status.clone());
-        if holds(&status, &ticket.uid) {
-            continue;
-        }
-        if free(board, &status) == 0 {
-            return Next::Wait(reason(board, &status, ticket));
-        }
-        return Next::Write { guardrail: board.name.to_owned(), status: taken(&status, ticket, now) };
-    }
-    Next::Taken
-}
-
 /// The status without a run that is finished, or no longer waits. `None`: it is not in it.
 pub fn leave(status: &GuardrailStatus, uid: &str) -> Option<GuardrailStatus> {
     sweep(status, &BTreeSet::from([uid.to_owned()]))

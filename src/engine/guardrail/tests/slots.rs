@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::GuardrailStatus;
-use crate::engine::guardrail::slots::{Board, Next, Ticket, Waits, keep, leave, sweep, turn};
+use crate::engine::guardrail::slots::{Board, Next, Ticket, Waits, leave, sweep, turn};
 
 fn ticket(name: &str, minute: i64) -> Ticket {
     let since = time("2026-11-24T10:00:00Z") + jiff::SignedDuration::from_mins(minute);
@@ -90,22 +90,6 @@ fn all_slots_or_none() {
     });
     assert!(matches!(settle(&mut statuses, &ticket("both", 5), &BTreeSet::new()), Next::Wait(_)));
     assert_eq!((statuses[0].2.runs.len(), statuses[0].2.waiting[0].since), (0, since));
-}
-
-#[test]
-fn a_run_at_work_takes_the_slot_of_a_new_guardrail_or_has_to_end() {
-    let mut status = GuardrailStatus::default();
-    let Next::Write { status: taken, .. } = keep(&[board("new", 1, &status)], &ticket("one", 0), &BTreeSet::new(), now()) else {
-        panic!()
-    };
-    status = taken;
-    assert_eq!(keep(&[board("new", 1, &status)], &ticket("one", 0), &BTreeSet::new(), now()), Next::Taken);
-    assert_eq!(
-        keep(&[board("new", 0, &status)], &ticket("one", 0), &BTreeSet::new(), now()),
-        Next::Taken,
-        "a smaller limit ends nobody"
-    );
-    assert!(matches!(keep(&[board("new", 1, &status)], &ticket("two", 0), &BTreeSet::new(), now()), Next::Wait(_)));
 }
 
 #[test]
