@@ -10,6 +10,8 @@ use serde_json::json;
 
 use crate::api::{Approval, Duration, GameDayRun, GateAnswer, Note as Noted, People};
 
+use crate::cluster::client;
+
 use super::connect::{Connection, ask};
 use super::{Cluster, Exit, Failure, Output};
 
@@ -137,14 +139,24 @@ async fn say(
     let by = review.status.and_then(|status| status.user_info?.username);
     let by = by.ok_or_else(|| Failure::alone("the API server does not say who you are"))?;
     let runs: Api<GameDayRun> = Api::namespaced(client.clone(), connection.namespace(None));
-    let run = ask(runs.get(name)).await?;
-    if run.is_finished() {
-        return Err(Failure::alone(format!("{name} is finished already")));
+    for _ in 0..TRIES {
+        let run = ask(runs.get(name)).await?;
+        if run.is_finished() {
+            return Err(Failure::alone(format!("{name} is finished already")));
+        }
+        let mut people = run.spec.people.clone();
+        add(&mut people, &by, &run)?;
+        // With the version: what somebody else says in the same moment must not be lost.
+        let change = json!({"metadata": {"resourceVersion": run.metadata.resource_version}, "spec": {"people": people}});
+        match client::ask(runs.patch(name, &PatchParams::default(), &Patch::Merge(change))).await {
+            Ok(_) => return Ok(by),
+            // The operator writes into the same object.
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(Failure::alone(error.in_words())),
+        }
     }
-    let mut people = run.spec.people.clone();
-    add(&mut people, &by, &run)?;
-    // With the version: what somebody else says in the same moment must not be lost.
-    let change = json!({"metadata": {"resourceVersion": run.metadata.resource_version}, "spec": {"people": people}});
-    ask(runs.patch(name, &PatchParams::default(), &Patch::Merge(change))).await?;
-    Ok(by)
+    Err(Failure::alone(format!("{name} is being written again and again; try once more")))
 }
+
+/// A run under way is written a few times a second at most.
+const TRIES: usize = 8;

@@ -192,16 +192,26 @@ impl Guardrails {
         let alerts = lock(&self.alerts);
         let mut made = lock(&self.picture);
         let synced = read && force.read;
-        if let Some(Made { picture, .. }) = made.as_ref().filter(|made| {
-            (made.cluster, made.force, made.alerts, made.synced) == (cluster, force.version, alerts.version, synced)
-        }) {
-            return Guarded { guardrails, picture: Arc::clone(picture), passes };
+        let in_force = |picture: &Picture| force.by_run.values().flatten().map(|recorded| recorded.hit(picture)).collect();
+        if let Some(made) = made.as_mut()
+            && (made.cluster, made.alerts, made.synced) == (cluster, alerts.version, synced)
+        {
+            // Thousands of pods are not copied for what a run has just recorded, unless somebody still looks at them.
+            if made.force != force.version
+                && let Some(picture) = Arc::get_mut(&mut made.picture)
+            {
+                picture.in_force = in_force(picture);
+                made.force = force.version;
+            }
+            if made.force == force.version {
+                return Guarded { guardrails, picture: Arc::clone(&made.picture), passes };
+            }
         }
         let mut picture = self.inventory.picture();
         picture.synced &= synced;
         picture.alerts = alerts.shown.clone();
         picture.own_namespaces = self.own_namespaces.clone();
-        picture.in_force = force.by_run.values().flatten().map(|recorded| recorded.hit(&picture)).collect();
+        picture.in_force = in_force(&picture);
         let picture = Arc::new(picture);
         *made = Some(Made { cluster, force: force.version, alerts: alerts.version, synced, picture: Arc::clone(&picture) });
         Guarded { guardrails, picture, passes }

@@ -81,9 +81,8 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         run: run.clone(),
     };
     let world = ClusterWorld::start(&desk.client, &desk.leader, clock, run, &desk.inventory, around, &seen.changed);
-    if run.status.phase == RunPhase::Waiting {
-        first_look(&world, run, &seen.changed).await;
-    }
+    let mut looked = run.status.phase != RunPhase::Waiting;
+    let run = loaded.run.clone();
     let mut turn = Turn::new(loaded);
     let mut again = AGAIN;
     let mut at_once = 0;
@@ -95,6 +94,10 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         desk.guardrails.tell(turn.run());
         if turn.waits() {
             world.surroundings().waits(true);
+        } else if !looked && turn.run().status.phase == RunPhase::Waiting {
+            // Meanwhile its slot was taken; with its next turn it begins.
+            looked = true;
+            first_look(&world, &run, &seen.changed).await;
         }
         world.ask_ahead(turn.run());
         let (pause, may_wake) = match taken {

@@ -1,7 +1,7 @@
 //! Counting: of a workload, a namespace, a node, a zone or all nodes, how many there are, how many are hit,
 //! missing or not ready, and how many ready ones nobody touches. A pod counts once, whatever happens to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::picture::{Effect, Hit, Picture, PodShown, WorkloadKey};
 
@@ -121,9 +121,9 @@ impl<'a> Hits<'a> {
 /// The picture, sorted by what is asked of it.
 pub struct Index<'a> {
     pub picture: &'a Picture,
-    live: BTreeSet<&'a str>,
-    by_owner: BTreeMap<&'a WorkloadKey, Vec<&'a PodShown>>,
-    by_node: BTreeMap<&'a str, Vec<&'a PodShown>>,
+    live: HashSet<&'a str>,
+    by_owner: HashMap<&'a WorkloadKey, Vec<&'a PodShown>>,
+    by_node: HashMap<&'a str, Vec<&'a PodShown>>,
     bare: Vec<&'a PodShown>,
     zones: BTreeMap<&'a str, &'a str>,
 }
@@ -132,9 +132,9 @@ impl<'a> Index<'a> {
     pub fn new(picture: &'a Picture) -> Self {
         let mut index = Index {
             picture,
-            live: BTreeSet::new(),
-            by_owner: BTreeMap::new(),
-            by_node: BTreeMap::new(),
+            live: HashSet::with_capacity(picture.pods.len()),
+            by_owner: HashMap::new(),
+            by_node: HashMap::new(),
             bare: Vec::new(),
             zones: picture.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.zone.as_deref()?))).collect(),
         };
