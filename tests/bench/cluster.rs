@@ -347,6 +347,9 @@ impl Operator {
         let child = Command::new(env!("CARGO_BIN_EXE_gameday"))
             .args(["operator", "--namespace", "gameday", "--identity", identity, "--listen", "127.0.0.1:0"])
             .env("KUBECONFIG", path)
+            // As the manifests have it.
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("MALLOC_TRIM_THRESHOLD_", "131072")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
