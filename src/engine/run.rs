@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::api::{Condition, ConditionStatus, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRunStatus, RunPhase, Verdict};
+use crate::api::{
+    Approval, Condition, ConditionStatus, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRunStatus, RunPhase, Verdict,
+};
 
 use super::admit::Plan;
 use super::bound;
@@ -124,6 +126,10 @@ fn wait(run: &Run, plan: &Plan, seen: &Observation, state: &mut GameDayRunStatus
         .collect();
     admitted(state, run, Ok(()), now);
     out.urgent = true;
+    for Approval { by, until, note, .. } in seen.people.approvals.iter().filter(|approval| approval.until > now) {
+        let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+        out.entries.push(record::entry(now, EntryKind::Note, format!("approved by {by} until {until:.0}{note}")));
+    }
     out.entries.push(record::entry(now, EntryKind::Started, format!("started: {}", run.spec.game_day.hypothesis)));
 }
 

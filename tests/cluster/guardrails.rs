@@ -309,6 +309,7 @@ fn a_run_waits_for_somebodys_approval_and_its_record_says_whose() {
         let said: Vec<&str> = status.record.iter().map(|entry| entry.text.as_str()).collect();
         assert!(said.iter().any(|text| text.contains("pager is quiet")), "{said:#?}");
         assert!(said.iter().any(|text| text.contains("said yes: looking")), "{said:#?}");
+        assert!(said.iter().any(|text| text.starts_with("approved by ")), "{said:#?}");
         let people = lab.run("approved").await.spec.people;
         assert_eq!((people.approvals.len(), people.answers.len(), people.notes.len()), (1, 1, 1));
     });
@@ -556,5 +557,38 @@ fn a_saved_plan_binds_its_run() {
         assert_eq!(run.status.code(), Some(4), "{}", text(&run));
         assert!(text(&run).contains("not as planned: it would hit Deployment/checkout"), "{}", text(&run));
         assert_eq!(lab.replicas("checkout").await, 3);
+    });
+}
+
+#[test]
+fn wider_only_after_it_passed_narrower() {
+    runtime().block_on(async {
+        let rule = "runs: 9, reach: {readyLeft: {count: 1}}, promotion: {stages: [{targets: 1}, {targets: 2}], days: 30}";
+        let (mut lab, address) = lab("promotion", &[rule]).await;
+        lab.operator("one");
+        let kill = |count: i32| {
+            let mut game_day = hold(&lab, &address, 2, "1s");
+            let experiment = &mut game_day.spec.experiments[0];
+            experiment.fault = serde_json::from_value(serde_json::json!({"podKill": {"gracePeriod": "0s"}})).unwrap();
+            let targets = serde_json::json!({"pods": {"matchLabels": {"app": "checkout"}}, "choose": {"count": count}});
+            experiment.targets = serde_json::from_value(targets).unwrap();
+            game_day
+        };
+        let (narrow, wide) = (kill(1), kill(2));
+        create(&lab, "too-early", &wide).await;
+        let why = lab.until_finished("too-early").await.status.unwrap().why.unwrap();
+        assert!(why.contains("promotion, one-less: 2 of 3 is wider than 1 target"), "{why}");
+        assert!(why.contains("let it pass at 1 target first"), "{why}");
+        create(&lab, "narrow", &narrow).await;
+        let status = lab.until_finished("narrow").await.status.unwrap();
+        assert_eq!(status.verdict, Some(Verdict::Passed), "{status:#?}");
+        eventually("the killed pod is replaced", PATIENCE, async || {
+            (lab.deployments().get("checkout").await.ok()?.status?.ready_replicas == Some(3)).then_some(())
+        })
+        .await;
+        create(&lab, "wide", &wide).await;
+        let status = lab.until_finished("wide").await.status.unwrap();
+        assert_eq!(status.experiments[0].targets.len(), 2, "{status:#?}");
+        assert!(!status.why.as_deref().unwrap_or_default().contains("promotion"), "{:?}", status.why);
     });
 }
