@@ -252,6 +252,21 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
+impl Condition {
+    /// Takes the place of the one of its kind. Where the answer is the same, so is the time since when.
+    pub fn put(mut self, conditions: &mut Vec<Condition>) {
+        match conditions.iter_mut().find(|known| known.kind == self.kind) {
+            Some(known) => {
+                if known.status == self.status {
+                    self.last_transition_time = known.last_transition_time;
+                }
+                *known = self;
+            }
+            None => conditions.push(self),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ConditionStatus {
     True,

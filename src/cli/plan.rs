@@ -90,19 +90,15 @@ fn tell(spec: &GameDaySpec, run: &Run, plan: &Admitted, seen: &Observation) -> (
             None => format!("    not known whether it may {permission}: you may not ask that"),
         });
     }
-    let experiments: Vec<ExperimentStatus> = plan
-        .experiments
-        .iter()
-        .map(|planned| ExperimentStatus { name: planned.name.clone(), ..ExperimentStatus::default() })
-        .collect();
-    for (index, (planned, written)) in plan.experiments.iter().zip(&spec.experiments).enumerate() {
+    let chosen = choose(run, plan, seen);
+    for (index, ((planned, written), chosen)) in plan.experiments.iter().zip(&spec.experiments).zip(chosen).enumerate() {
         lines.push(String::new());
         lines.push(format!("  {}. {}: {}, held {}", index + 1, planned.name, reports::fault(&written.fault), planned.hold));
-        match guard::choose(run, plan, &experiments, index, 0, seen) {
+        match chosen {
             Chosen::Targets { victims, candidates, before: _, sum } => {
                 lines.push(format!("     {sum}:"));
                 let answers =
-                    seen.guarded.as_ref().map(|guarded| guarded.answers(run, index, &victims, candidates, Timestamp::now()));
+                    seen.guarded.as_ref().map(|guarded| guarded.answers(run, index, &victims, candidates, &[], Timestamp::now()));
                 for victim in victims {
                     let node = victim.node.map(|node| format!(" on {node}")).unwrap_or_default();
                     lines.push(format!("     {}{node}  ({})", victim.target, victim.target.uid));
@@ -122,6 +118,13 @@ fn tell(spec: &GameDaySpec, run: &Run, plan: &Admitted, seen: &Observation) -> (
     (lines, refused)
 }
 
+/// Whom each experiment would hit first.
+fn choose(run: &Run, plan: &Admitted, seen: &Observation) -> Vec<Chosen> {
+    let untouched = |name: &str| ExperimentStatus { name: name.to_owned(), ..ExperimentStatus::default() };
+    let experiments: Vec<ExperimentStatus> = plan.experiments.iter().map(|planned| untouched(&planned.name)).collect();
+    (0..experiments.len()).map(|index| guard::choose(run, plan, &experiments, index, 0, seen)).collect()
+}
+
 /// What a run is bound to.
 fn bind(run: &Run, plan: &Admitted, seen: &Observation) -> Result<Bound, Failure> {
     if run.spec.game_day.seed.is_none() {
@@ -132,13 +135,8 @@ fn bind(run: &Run, plan: &Admitted, seen: &Observation) -> Result<Bound, Failure
     let Some(guarded) = &seen.guarded else {
         return Err(Failure::alone("the guardrails could not be asked, and so the plan cannot be saved"));
     };
-    let experiments: Vec<ExperimentStatus> = plan
-        .experiments
-        .iter()
-        .map(|planned| ExperimentStatus { name: planned.name.clone(), ..ExperimentStatus::default() })
-        .collect();
-    let victims = plan.experiments.iter().enumerate().map(|(index, planned)| {
-        let targets = match guard::choose(run, plan, &experiments, index, 0, seen) {
+    let victims = plan.experiments.iter().zip(choose(run, plan, seen)).map(|(planned, chosen)| {
+        let targets = match chosen {
             Chosen::Targets { victims, .. } => victims.iter().map(|victim| bound::name(&victim.target)).collect(),
             Chosen::Wait(_) | Chosen::Refused(_) => Vec::new(),
         };

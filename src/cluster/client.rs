@@ -2,7 +2,9 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use kube::api::{ObjectMeta, PartialObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Request;
 use kube::core::response::Status;
 use kube::{Client, Config};
 
@@ -108,6 +110,33 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, NoConnection> 
         .headers
         .push((http::header::USER_AGENT, http::HeaderValue::from_static(concat!("gameday/", env!("CARGO_PKG_VERSION")))));
     Client::try_from(config).map_err(|error| no_way(&error))
+}
+
+/// Writes an object's status and nothing else, if the object is still the one of this uid and version. Returns its new
+/// version.
+///
+/// # Errors
+/// A conflict, or as [`Error`] says.
+pub async fn write_status<K: kube::Resource<DynamicType = ()>>(
+    client: &Client,
+    of: &ObjectMeta,
+    status: &impl serde::Serialize,
+) -> Result<Option<String>, Error> {
+    let unclear = |error: &dyn std::error::Error| Error::Unclear(error.to_string());
+    let ObjectMeta { namespace, name, uid, resource_version, .. } = of;
+    // Not the typed object: only the status is ours to write, and the answer's metadata all that is needed of it.
+    let body = serde_json::json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": resource_version},
+        "status": status,
+    });
+    let body = serde_json::to_vec(&body).map_err(|error| unclear(&error))?;
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let request = Request::new(K::url_path(&(), namespace.as_deref()))
+        .replace_subresource("status", name.as_deref().unwrap_or_default(), &params, body)
+        .map_err(|error| unclear(&error))?;
+    Ok(ask(client.request::<PartialObjectMeta<K>>(request)).await?.metadata.resource_version)
 }
 
 /// Waits for an answer, but not for ever. Not for watches, which have their own limit.

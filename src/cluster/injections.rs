@@ -13,11 +13,11 @@ use crate::api::{
 };
 use crate::engine::held::Order;
 use crate::engine::{Outcome, RunId, TargetId};
+use crate::turn::Trouble;
 
 use super::client::{Error, FIELD_MANAGER, ask};
 use super::hands::{self, Hands};
 use super::sweep;
-use crate::turn::Trouble;
 
 /// Creates the order, or one that is revoked from the start. Where there is one, only `revert` is set.
 pub async fn order(hands: Hands<'_>, run: &RunId, experiment: &str, target: &TargetId, order: &Order, revert: bool) -> Outcome {

@@ -1,14 +1,13 @@
 //! A run's record: the status of its object, written by compare-and-swap.
 
-use kube::api::{Api, PartialObjectMeta, PostParams};
-use kube::core::Request;
-use kube::{Client, Resource, ResourceExt};
+use kube::api::{Api, ObjectMeta};
+use kube::{Client, ResourceExt};
 
 use crate::api::{GameDayRun, GameDayRunStatus};
 use crate::engine::{Run, RunId};
 use crate::turn::{Loaded, RecordError, Trouble};
 
-use super::client::{Error, FIELD_MANAGER, ask};
+use super::client::{Error, ask, write_status};
 
 /// A run's object as the engine sees it.
 pub fn loaded(object: GameDayRun) -> Loaded {
@@ -34,20 +33,15 @@ pub async fn load(client: &Client, id: &RunId) -> Result<Option<Loaded>, Trouble
 /// Writes the status, if the object is still the one of this version.
 pub async fn record(client: &Client, id: &RunId, version: &str, status: &GameDayRunStatus) -> Result<String, RecordError> {
     let no_answer = |said: String| RecordError::Trouble(Trouble::NoAnswer(said));
-    // Not the typed object: only the status is ours to write, and the answer's metadata all that is needed of it.
-    let body = serde_json::json!({
-        "apiVersion": GameDayRun::api_version(&()),
-        "kind": GameDayRun::kind(&()),
-        "metadata": {"namespace": id.namespace, "name": id.name, "uid": id.uid, "resourceVersion": version},
-        "status": status,
-    });
-    let body = serde_json::to_vec(&body).map_err(|error| no_answer(error.to_string()))?;
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let request = Request::new(GameDayRun::url_path(&(), Some(&id.namespace)))
-        .replace_subresource("status", &id.name, &params, body)
-        .map_err(|error| no_answer(error.to_string()))?;
-    match ask(client.request::<PartialObjectMeta<GameDayRun>>(request)).await {
-        Ok(written) => Ok(written.resource_version().unwrap_or_default()),
+    let of = ObjectMeta {
+        namespace: Some(id.namespace.clone()),
+        name: Some(id.name.clone()),
+        uid: Some(id.uid.clone()),
+        resource_version: Some(version.to_owned()),
+        ..ObjectMeta::default()
+    };
+    match write_status::<GameDayRun>(client, &of, status).await {
+        Ok(written) => Ok(written.unwrap_or_default()),
         Err(error) if error.is_conflict() => Err(RecordError::Conflict),
         Err(error) if error.is_not_found() => Err(RecordError::Gone),
         Err(Error::Refused(status)) => {

@@ -3,16 +3,15 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use kube::api::{Api, ListParams, PartialObjectMeta, PostParams};
-use kube::core::Request;
-use kube::{Client, Resource, ResourceExt};
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
 
 use crate::api::{GameDayRunStatus, Guardrail, GuardrailStatus};
 use crate::engine::guardrail::slots::{self, Board, Next, Ticket};
 use crate::engine::{RunId, SlotSeen};
 use crate::turn::{RecordError, Trouble};
 
-use super::client::{Error, FIELD_MANAGER, ask};
+use super::client::{Error, ask, write_status};
 use super::{record, sweep};
 
 /// Boards are read and written so often before somebody else's turn is waited for.
@@ -85,7 +84,7 @@ pub async fn take(
             }
         };
         let Some((guardrail, _)) = read.iter_mut().find(|(guardrail, _)| guardrail.name_any() == name) else { continue };
-        match write(client, guardrail, &changed).await {
+        match write_status::<Guardrail>(client, &guardrail.metadata, &changed).await {
             Ok(version) => {
                 guardrail.metadata.resource_version = version;
                 guardrail.status = Some(changed);
@@ -110,7 +109,7 @@ pub async fn leave(client: &Client, names: &BTreeSet<String>, uid: &str) -> Resu
         for _ in 0..TRIES {
             let Some(guardrail) = ask(api.get_opt(name)).await? else { break };
             let Some(status) = guardrail.status.as_ref().and_then(|status| slots::leave(status, uid)) else { break };
-            match write(client, &guardrail, &status).await {
+            match write_status::<Guardrail>(client, &guardrail.metadata, &status).await {
                 Ok(_) => break,
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
@@ -139,7 +138,7 @@ pub async fn sweep(client: &Client) -> Result<usize, Error> {
             }
         }
         let Some(swept) = slots::sweep(status, &over) else { continue };
-        match write(client, &guardrail, &swept).await {
+        match write_status::<Guardrail>(client, &guardrail.metadata, &swept).await {
             Ok(_) => {
                 given_back += over.len();
                 tracing::info!(guardrail = guardrail.name_any(), runs = over.len(), "slots of runs that are over are free again");
@@ -149,29 +148,4 @@ pub async fn sweep(client: &Client) -> Result<usize, Error> {
         }
     }
     Ok(given_back)
-}
-
-/// Writes a guardrail's status, if nobody has since it was read. Returns its new version.
-///
-/// # Errors
-/// A conflict, or no answer.
-pub async fn write(client: &Client, guardrail: &Guardrail, status: &GuardrailStatus) -> Result<Option<String>, Error> {
-    let unclear = |error: &dyn std::error::Error| Error::Unclear(error.to_string());
-    let body = serde_json::json!({
-        "apiVersion": Guardrail::api_version(&()),
-        "kind": Guardrail::kind(&()),
-        "metadata": {
-            "name": guardrail.name_any(),
-            "uid": guardrail.uid(),
-            "resourceVersion": guardrail.resource_version(),
-        },
-        "spec": guardrail.spec,
-        "status": status,
-    });
-    let body = serde_json::to_vec(&body).map_err(|error| unclear(&error))?;
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let request = Request::new(Guardrail::url_path(&(), None))
-        .replace_subresource("status", &guardrail.name_any(), &params, body)
-        .map_err(|error| unclear(&error))?;
-    Ok(ask(client.request::<PartialObjectMeta<Guardrail>>(request)).await?.resource_version())
 }

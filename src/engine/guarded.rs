@@ -168,15 +168,24 @@ impl Guarded {
     }
 
     /// What every rule says of these victims; of none, what does not depend on them.
-    pub fn answers(&self, run: &Run, index: usize, victims: &[Candidate], candidates: usize, now: Timestamp) -> Vec<Answer> {
+    pub fn answers(
+        &self,
+        run: &Run,
+        index: usize,
+        victims: &[Candidate],
+        candidates: usize,
+        approvals: &[Approval],
+        now: Timestamp,
+    ) -> Vec<Answer> {
         let Ok(plan) = &run.plan else { return Vec::new() };
         let victims = hits(run, &plan.experiments[index], victims, &self.picture);
-        self.ask(
-            run,
-            index,
-            Question { victims: &victims, candidates, stage: Stage::Starting, approvals: &run.spec.people.approvals },
-            now,
-        )
+        self.ask(run, index, Question { victims: &victims, candidates, stage: Stage::Starting, approvals }, now)
+    }
+
+    /// What an experiment has in force by this status.
+    fn own(&self, run: &Run, plan: &Plan, index: usize, status: &ExperimentStatus) -> Vec<Hit> {
+        let recorded = recorded_of(&run.id.namespace, &plan.experiments[index], status);
+        recorded.iter().map(|recorded| recorded.hit(&self.picture)).collect()
     }
 
     /// Whether the run may begin, as far as that does not depend on who is hit.
@@ -208,9 +217,7 @@ impl Guarded {
         approvals: &[Approval],
         now: Timestamp,
     ) -> Result<(), Against> {
-        let Ok(plan) = &run.plan else { return Ok(()) };
-        let victims = hits(run, &plan.experiments[index], victims, &self.picture);
-        against(&self.ask(run, index, Question { victims: &victims, candidates, stage: Stage::Starting, approvals }, now))
+        against(&self.answers(run, index, victims, candidates, approvals, now))
     }
 
     /// Whether what an experiment has in force may stay.
@@ -226,14 +233,11 @@ impl Guarded {
         now: Timestamp,
     ) -> Result<(), String> {
         let Ok(plan) = &run.plan else { return Ok(()) };
-        let own: Vec<Hit> = recorded_of(&run.id.namespace, &plan.experiments[index], status)
-            .iter()
-            .map(|recorded| recorded.hit(&self.picture))
-            .collect();
         // A cluster that cannot be seen for a moment is no reason to end anything: the probes see for themselves.
         if !self.picture.synced {
             return Ok(());
         }
+        let own = self.own(run, plan, index, status);
         match against(&self.ask(run, index, Question { victims: &own, candidates: 0, stage: Stage::Held, approvals }, now)) {
             Ok(()) => Ok(()),
             Err(Against::Wait(why) | Against::Refuse(why)) => Err(why),
@@ -248,10 +252,7 @@ impl Guarded {
             if status.targets.len() <= known {
                 return true;
             }
-            let own: Vec<Hit> = recorded_of(&run.id.namespace, &plan.experiments[index], status)
-                .iter()
-                .map(|recorded| recorded.hit(&self.picture))
-                .collect();
+            let own = self.own(run, plan, index, status);
             let candidates = usize::try_from(status.candidates.unwrap_or(0)).unwrap_or(0);
             against(&self.ask(run, index, Question { victims: &own, candidates, stage: Stage::Starting, approvals }, now)).is_ok()
         })

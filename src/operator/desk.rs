@@ -308,9 +308,10 @@ impl Desk {
             self.guardrails.passed(&recorded::loaded(object.clone()).run);
         }
         if begins {
+            let loaded = recorded::loaded(object);
             // Before anybody else may ask what is in force.
-            self.guardrails.tell(&recorded::loaded(object.clone()).run);
-            runs::begin(self, &run, object);
+            self.guardrails.tell(&loaded.run);
+            runs::begin(self, &run, loaded);
         } else if news {
             // Not on every change: most are this operator's own.
             run.changed.notify_one();

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::{ObjectMeta, Request};
+use kube::core::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 
 use crate::api::{Condition, ConditionStatus, GameDay, GameDayRun, GameDayRunSpec, GameDayStatus, LABEL_GAMEDAY, People, Stop};
-use crate::cluster::client::{Error, FIELD_MANAGER, ask};
+use crate::cluster::client::{Error, FIELD_MANAGER, ask, write_status};
 use crate::engine::schedule::{Circumstances, Decision, LISTED_MAX, Timetable, run_name};
 use crate::engine::{admit, record};
 
@@ -208,7 +208,7 @@ async fn try_to_tend(desk: &Desk, game_day: &GameDay, name: &str, namespace: &st
             let run = run_name(name, minute);
             if let Some(again) = try_to_start(desk, game_day, &run, Some(minute), &mut status, now).await? {
                 // What is due stays due, and is missed once its window closes.
-                write_changed(desk, game_day, name, namespace, &status, &before).await?;
+                write_changed(desk, game_day, &status, &before).await?;
                 return Ok(Some(again));
             }
         }
@@ -223,7 +223,7 @@ async fn try_to_tend(desk: &Desk, game_day: &GameDay, name: &str, namespace: &st
         let run = once_name(game_day, name);
         wake = try_to_start(desk, game_day, &run, None, &mut status, now).await?;
     }
-    write_changed(desk, game_day, name, namespace, &status, &before).await?;
+    write_changed(desk, game_day, &status, &before).await?;
     tidy(desk, game_day, namespace, &runs).await?;
     Ok(wake)
 }
@@ -277,20 +277,15 @@ fn accept(status: &mut GameDayStatus, admitted: Result<(), String>, now: Timesta
 }
 
 fn condition(status: &mut GameDayStatus, kind: &str, is: ConditionStatus, reason: &str, message: String, now: Timestamp) {
-    let known = status.conditions.iter().position(|condition| condition.kind == kind);
-    let since = known.map(|at| &status.conditions[at]).filter(|condition| condition.status == is);
     let condition = Condition {
         kind: kind.to_owned(),
         status: is,
         reason: reason.to_owned(),
         message,
-        last_transition_time: since.map_or(now, |condition| condition.last_transition_time),
+        last_transition_time: now,
         observed_generation: status.observed_generation,
     };
-    match known {
-        Some(at) => status.conditions[at] = condition,
-        None => status.conditions.push(condition),
-    }
+    condition.put(&mut status.conditions);
 }
 
 fn decided(status: &mut GameDayStatus, decision: Decision, suspended: bool) {
@@ -348,36 +343,11 @@ async fn replace(desk: &Desk, run: &SeenRun) -> Result<(), Error> {
     ask(api.patch(&run.id.name, &params, &Patch::Merge(change))).await.map(drop)
 }
 
-async fn write_changed(
-    desk: &Desk,
-    game_day: &GameDay,
-    name: &str,
-    namespace: &str,
-    status: &GameDayStatus,
-    before: &GameDayStatus,
-) -> Result<(), Error> {
-    if status == before { Ok(()) } else { write(desk, game_day, name, namespace, status).await }
-}
-
-async fn write(desk: &Desk, game_day: &GameDay, name: &str, namespace: &str, status: &GameDayStatus) -> Result<(), Error> {
-    let body = serde_json::json!({
-        "apiVersion": GameDay::api_version(&()),
-        "kind": GameDay::kind(&()),
-        "metadata": {
-            "namespace": namespace,
-            "name": name,
-            "uid": game_day.uid(),
-            "resourceVersion": game_day.resource_version(),
-        },
-        "status": status,
-    });
-    let unclear = |error: &dyn std::error::Error| Error::Unclear(error.to_string());
-    let body = serde_json::to_vec(&body).map_err(|error| unclear(&error))?;
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let request = Request::new(GameDay::url_path(&(), Some(namespace)))
-        .replace_subresource("status", name, &params, body)
-        .map_err(|error| unclear(&error))?;
-    ask(desk.client.request::<kube::api::PartialObjectMeta<GameDay>>(request)).await.map(drop)
+async fn write_changed(desk: &Desk, game_day: &GameDay, status: &GameDayStatus, before: &GameDayStatus) -> Result<(), Error> {
+    if status == before {
+        return Ok(());
+    }
+    write_status::<GameDay>(&desk.client, &game_day.metadata, status).await.map(drop)
 }
 
 /// Deletes the oldest finished runs beyond those that are kept.

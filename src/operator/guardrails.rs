@@ -11,8 +11,8 @@ use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 
 use crate::api::{AlertQuery, Approval, Condition, ConditionStatus, GameDayRunStatus, Guardrail};
-use crate::cluster::client::{Error, ask};
-use crate::cluster::{Change, Inventory, slots};
+use crate::cluster::client::{Error, ask, write_status};
+use crate::cluster::{Change, Inventory};
 use crate::engine::guarded::{self, Recorded};
 use crate::engine::guardrail::{self, AlertShown, BUILT_IN, BUILT_IN_YAML, Named, Pass, Picture};
 use crate::engine::{Guarded, Run};
@@ -28,7 +28,7 @@ pub struct Guardrails {
     own_namespaces: BTreeSet<String>,
     seen: Mutex<Seen>,
     force: Mutex<Force>,
-    passes: Mutex<HashMap<String, Vec<Pass>>>,
+    passes: Mutex<Passes>,
     alerts: Mutex<Alerts>,
     picture: Mutex<Option<Made>>,
     news: Notify,
@@ -48,6 +48,13 @@ struct Force {
     version: u64,
     /// Whether all runs have been read.
     read: bool,
+}
+
+/// Experiments that passed, by run, and all of them.
+#[derive(Default)]
+struct Passes {
+    by_run: HashMap<String, Vec<Pass>>,
+    all: Arc<Vec<Pass>>,
 }
 
 /// The last answers.
@@ -168,13 +175,18 @@ impl Guardrails {
 
     /// A run does not exist any more.
     pub fn gone(&self, uid: &str) {
-        lock(&self.passes).remove(uid);
+        let mut passes = lock(&self.passes);
+        if passes.by_run.remove(uid).is_some() {
+            passes.all = Arc::new(passes.by_run.values().flatten().cloned().collect());
+        }
     }
 
     pub fn passed(&self, run: &Run) {
-        let passes = guarded::passes(run);
-        if !passes.is_empty() {
-            lock(&self.passes).insert(run.id.uid.clone(), passes);
+        let passed = guarded::passes(run);
+        if !passed.is_empty() {
+            let mut passes = lock(&self.passes);
+            passes.by_run.insert(run.id.uid.clone(), passed);
+            passes.all = Arc::new(passes.by_run.values().flatten().cloned().collect());
         }
     }
 
@@ -187,7 +199,7 @@ impl Guardrails {
             let seen = lock(&self.seen);
             (Arc::clone(&seen.named), seen.read)
         };
-        let passes = Arc::new(lock(&self.passes).values().flatten().cloned().collect());
+        let passes = Arc::clone(&lock(&self.passes).all);
         let cluster = self.inventory.version();
         let alerts = lock(&self.alerts);
         let mut made = lock(&self.picture);
@@ -275,21 +287,19 @@ async fn say_valid(client: &Client, guardrail: &Guardrail) -> Result<(), Error> 
         Ok(()) => (ConditionStatus::True, "Valid", "it can be obeyed as written".to_owned()),
         Err(problems) => (ConditionStatus::False, "Invalid", problems.to_string()),
     };
-    let known = status.conditions.iter().find(|condition| condition.kind == "Valid");
-    let since = known.filter(|known| known.status == is).map(|known| known.last_transition_time);
     let condition = Condition {
         kind: "Valid".to_owned(),
         status: is,
         reason: reason.to_owned(),
         message,
-        last_transition_time: since.unwrap_or_else(Timestamp::now),
+        last_transition_time: Timestamp::now(),
         observed_generation: guardrail.metadata.generation,
     };
-    if known == Some(&condition) {
+    let before = status.conditions.clone();
+    condition.put(&mut status.conditions);
+    if status.conditions == before {
         return Ok(());
     }
-    status.conditions.retain(|known| known.kind != "Valid");
-    status.conditions.push(condition);
     status.observed_generation = guardrail.metadata.generation;
-    slots::write(client, guardrail, &status).await.map(drop)
+    write_status::<Guardrail>(client, &guardrail.metadata, &status).await.map(drop)
 }

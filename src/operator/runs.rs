@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::api::{Entry, GameDayRun, GameDayRunStatus, Guardrail, People, RunPhase, Stop};
+use crate::api::{Entry, GameDayRunStatus, Guardrail, People, RunPhase, Stop};
 use crate::cluster::{self, ClusterWorld, Injections, Surroundings, read_replicas, record, slots};
 use crate::engine::{AgentSeen, Guarded, Pulled, Run, Track};
 use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
@@ -27,11 +27,11 @@ const AT_ONCE_MAX: u32 = 8;
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 /// Starts the task of a run that has none.
-pub fn begin(desk: &Arc<Desk>, seen: &Arc<SeenRun>, object: GameDayRun) {
+pub fn begin(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
     let Some(busy) = lock(&desk.busy).clone() else { return };
     let (desk, seen) = (Arc::clone(desk), Arc::clone(seen));
     tokio::spawn(async move {
-        let mut loaded = Some(record::loaded(object));
+        let mut loaded = Some(loaded);
         while let Some(at_hand) = loaded.take() {
             let going = {
                 let (desk, seen) = (Arc::clone(&desk), Arc::clone(&seen));
@@ -81,8 +81,7 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         run: run.clone(),
     };
     let world = ClusterWorld::start(&desk.client, &desk.leader, clock, run, &desk.inventory, around, &seen.changed);
-    let mut looked = run.status.phase != RunPhase::Waiting;
-    let run = loaded.run.clone();
+    let mut looked = false;
     let mut turn = Turn::new(loaded);
     let mut again = AGAIN;
     let mut at_once = 0;
@@ -97,7 +96,7 @@ async fn go(desk: &Arc<Desk>, seen: &Arc<SeenRun>, loaded: Loaded) {
         } else if !looked && turn.run().status.phase == RunPhase::Waiting {
             // Meanwhile its slot was taken; with its next turn it begins.
             looked = true;
-            first_look(&world, &run, &seen.changed).await;
+            first_look(&world, turn.run(), &seen.changed).await;
         }
         world.ask_ahead(turn.run());
         let (pause, may_wake) = match taken {

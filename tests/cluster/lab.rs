@@ -107,8 +107,7 @@ impl Lab {
     }
 
     pub fn signal(&self, operator: usize, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.operators[operator].child.id().to_string()]).status();
-        assert!(status.expect("kill runs").success(), "kill {signal}");
+        self::signal(self.operators[operator].child.id().cast_signed(), signal);
     }
 
     /// Whether the operator's process has ended by itself, and how.
