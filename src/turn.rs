@@ -9,7 +9,7 @@ use std::future::Future;
 use futures::StreamExt;
 use jiff::Timestamp;
 
-use crate::api::{Entry, GameDayRunStatus, RunPhase};
+use crate::api::{Entry, FaultKind, GameDayRunStatus, RunPhase};
 use crate::engine::{self, Action, Observation, Outcome, Performed, Run, SlotSeen, limits, record};
 
 /// Actions under way at once. Enough that 200 deletes take a fraction of a second, few enough that the API
@@ -42,7 +42,7 @@ pub trait World {
     fn perform(&self, run: &Run, action: &Action) -> impl Future<Output = Outcome>;
 
     /// Sees to it that agents answer on these nodes. Does not wait.
-    fn need(&self, run: &Run, nodes: &BTreeMap<String, BTreeSet<String>>);
+    fn need(&self, run: &Run, nodes: &BTreeMap<String, BTreeSet<FaultKind>>);
 
     /// Told after entries have been recorded, for logs and events. Must not fail the run.
     fn tell(&self, run: &Run, entries: &[Entry]);

@@ -3,13 +3,15 @@
 //! It listens on nothing and executes nothing but its own file. What it holds ends with it.
 
 mod deadman;
+mod names;
 mod order;
+mod pipe;
 mod proc;
 mod spawner;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
-use std::process::ChildStdin;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -22,10 +24,16 @@ use kube::{Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::api::{ANNOTATION_CANNOT, Cord, CordSpec, Injection, InjectionPhase, InjectionSpec, InjectionStatus};
+use crate::api::{
+    ANNOTATION_CANNOT, ANNOTATION_FAULTS, Aim, Cord, CordSpec, Injection, InjectionPhase, InjectionSpec, InjectionStatus,
+    OnRestart,
+};
 use crate::cluster::{Change, client, follow, leader};
 use crate::holder::{Bite, Clean, Event};
 
+use names::{Answers, Names};
+use order::Local;
+use pipe::Pipe;
 use spawner::{Heard, Spawner};
 use status::Statuses;
 
@@ -33,6 +41,7 @@ use status::Statuses;
 const TICK: Duration = Duration::from_millis(250);
 /// The agent says that it is there this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+const CONTAINER_GONE: &str = "its container restarts";
 /// A measurement among many is written this often at most.
 const REFRESH: Duration = Duration::from_secs(10);
 
@@ -46,6 +55,10 @@ pub struct Options {
     pub operator_namespace: String,
     /// Uid of this agent's pod.
     pub identity: String,
+    /// Names of the faults that it has the capabilities for.
+    pub faults: Vec<String>,
+    /// Of the node: from there the kubelet probes.
+    pub node_addresses: Vec<IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +79,11 @@ enum News {
     Cord(Box<Change<DeserializeGuard<Cord>>>),
     /// The operator's Lease has changed, and somebody holds it.
     Renewed,
+    /// What the names of an order stand for.
+    Named {
+        injection: String,
+        said: Result<Answers, String>,
+    },
 }
 
 /// Runs the agent until SIGTERM or SIGINT. What it holds is reverted then.
@@ -78,7 +96,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tracing::warn!(strangers, "ended holders that a dead agent had left");
     }
     let checks = spawner::checks().map_err(Error::Checks)?;
-    let cannot: BTreeMap<String, String> = checks.into_iter().filter_map(|check| Some((check.fault, check.cannot?))).collect();
+    let made_for = checks.into_iter().filter(|check| options.faults.contains(&check.fault));
+    let cannot: BTreeMap<String, String> = made_for.filter_map(|check| Some((check.fault, check.cannot?))).collect();
     let client = client::connect(options.kubeconfig.as_deref()).await?;
     let (heard, mut hears) = mpsc::unbounded_channel();
     let spawner = Spawner::start(heard)?;
@@ -96,6 +115,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
         cords: HashMap::new(),
         cords_read: false,
         renewed: None,
+        names: HashMap::new(),
+        node_addresses: options.node_addresses.clone(),
+        told: told.clone(),
     };
     tracing::info!(node = options.node, ?cannot, "ready");
     let mut tick = tokio::time::interval(TICK);
@@ -157,7 +179,10 @@ async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<
 /// Says again and again that this agent is there, and what it cannot do.
 async fn heartbeat(client: &Client, options: &Options, cannot: &BTreeMap<String, String>) {
     let api: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
-    let cannot = serde_json::to_string(cannot).unwrap_or_default();
+    let said = BTreeMap::from([
+        (ANNOTATION_CANNOT.to_owned(), serde_json::to_string(cannot).unwrap_or_default()),
+        (ANNOTATION_FAULTS.to_owned(), options.faults.join(",")),
+    ]);
     loop {
         let spec = LeaseSpec {
             holder_identity: Some(options.identity.clone()),
@@ -165,15 +190,14 @@ async fn heartbeat(client: &Client, options: &Options, cannot: &BTreeMap<String,
             lease_duration_seconds: Some(15),
             ..LeaseSpec::default()
         };
-        let change = serde_json::json!({"metadata": {"annotations": {ANNOTATION_CANNOT: cannot}}, "spec": spec});
-        let mut said = client::ask(api.patch(&options.node, &PatchParams::default(), &Patch::Merge(change))).await.map(drop);
-        if said.as_ref().is_err_and(client::Error::is_not_found) {
-            let annotations = BTreeMap::from([(ANNOTATION_CANNOT.to_owned(), cannot.clone())]);
+        let change = serde_json::json!({"metadata": {"annotations": said}, "spec": spec});
+        let mut written = client::ask(api.patch(&options.node, &PatchParams::default(), &Patch::Merge(change))).await.map(drop);
+        if written.as_ref().is_err_and(client::Error::is_not_found) {
             let metadata =
-                ObjectMeta { name: Some(options.node.clone()), annotations: Some(annotations), ..ObjectMeta::default() };
-            said = client::ask(api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) })).await.map(drop);
+                ObjectMeta { name: Some(options.node.clone()), annotations: Some(said.clone()), ..ObjectMeta::default() };
+            written = client::ask(api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) })).await.map(drop);
         }
-        let pause = match said {
+        let pause = match written {
             Ok(()) => HEARTBEAT,
             Err(error) => {
                 tracing::warn!(%error, "could not say that it is here; it is tried again");
@@ -195,16 +219,38 @@ struct Agent {
     cords_read: bool,
     /// When the operator's lease was last seen to change.
     renewed: Option<Instant>,
+    /// By the name of the order that needs them.
+    names: HashMap<String, Names>,
+    node_addresses: Vec<IpAddr>,
+    told: mpsc::UnboundedSender<News>,
 }
 
 struct Hold {
     namespace: String,
     /// Closing it is the order to end.
-    pipe: Option<ChildStdin>,
+    pipe: Option<Pipe>,
     /// Why it was ended before its time.
     cut: Option<String>,
     status: InjectionStatus,
     written: Instant,
+    /// By its order, whatever restarts.
+    ends: Instant,
+    /// What it was told last.
+    container: Option<String>,
+    aim: Option<Aim>,
+    local: Local,
+    /// Its container is gone.
+    between: Option<Between>,
+    restarts: u32,
+}
+
+/// Between two containers.
+#[derive(Clone, Copy, PartialEq)]
+enum Between {
+    /// The holder has said its last word, and is still a process.
+    HolderEnds,
+    /// No holder is there, and the next container is waited for.
+    Waits,
 }
 
 impl Agent {
@@ -213,6 +259,11 @@ impl Agent {
             News::Injection(change) => self.learn_order(*change),
             News::Cord(change) => self.learn_cord(*change),
             News::Renewed => self.renewed = Some(Instant::now()),
+            News::Named { injection, said } => {
+                if let Some(names) = self.names.get_mut(&injection) {
+                    names.said = Some(said);
+                }
+            }
         }
     }
 
@@ -285,49 +336,42 @@ impl Agent {
             }
         }
         let orders: Vec<Injection> = self.orders.values().cloned().collect();
-        for order in orders {
-            self.follow_order(&order);
+        for order in &orders {
+            self.follow_order(order);
         }
+        self.names.retain(|name, _| {
+            let is_over = |order: &Injection| order.status.as_ref().is_some_and(|status| status.phase.is_over());
+            orders.iter().any(|order| order.name_any() == *name && !is_over(order))
+        });
     }
 
     fn follow_order(&mut self, order: &Injection) {
         let name = order.name_any();
         let spec = &order.spec;
-        if let Some(hold) = self.holds.get_mut(&name) {
-            if spec.revert {
-                hold.pipe = None;
-            }
-            return;
+        if self.holds.contains_key(&name) {
+            return self.follow_hold(&name, spec);
         }
         let recorded = order.status.clone().unwrap_or_default();
+        let over = |phase, why: &str, clean: &str| InjectionStatus {
+            phase,
+            clean: Some(clean.to_owned()),
+            why: Some(why.to_owned()),
+            ended: Some(Timestamp::now()),
+            ..recorded.clone()
+        };
         match recorded.phase {
             InjectionPhase::Cleared | InjectionPhase::Lost | InjectionPhase::Refused => {}
+            // This process did not begin it: the holder ended with the agent that did.
             InjectionPhase::Holding => {
-                // This process did not begin it: the holder ended with the agent that did.
-                let clean = Some("the holder died with its agent, and no other is on this node".to_owned());
-                self.over(
-                    &name,
-                    InjectionStatus {
-                        phase: InjectionPhase::Lost,
-                        clean,
-                        why: Some("the agent was started anew".to_owned()),
-                        ended: Some(Timestamp::now()),
-                        ..recorded
-                    },
-                );
+                let clean = "the holder died with its agent, and no other is on this node";
+                self.over(&name, over(InjectionPhase::Lost, "the agent was started anew", clean));
+            }
+            InjectionPhase::Pending if recorded.began.is_some() => {
+                let clean = "its container was gone, and no holder is on this node";
+                self.over(&name, over(InjectionPhase::Lost, "the agent was started anew", clean));
             }
             InjectionPhase::Pending if spec.revert => {
-                let clean = Some("it was never begun".to_owned());
-                self.over(
-                    &name,
-                    InjectionStatus {
-                        phase: InjectionPhase::Cleared,
-                        clean,
-                        why: Some("reverted before it was begun".to_owned()),
-                        ended: Some(Timestamp::now()),
-                        ..recorded
-                    },
-                );
+                self.over(&name, over(InjectionPhase::Cleared, "reverted before it was begun", "it was never begun"));
             }
             InjectionPhase::Pending => self.begin(&name, spec),
         }
@@ -341,17 +385,116 @@ impl Agent {
             return self.refuse(name, why);
         }
         let container = spec.container.as_deref().unwrap_or_default();
-        let order = proc::of_container(container, &spec.pod.uid).and_then(|pid| order::of(spec, pid));
-        match order {
+        let pid = match proc::of_container(container, &spec.pod.uid) {
+            Ok(pid) => pid,
+            Err(why) => return self.refuse(name, why),
+        };
+        let names = match self.ask_names(name, spec, pid) {
+            None => return,
+            Some(Ok(names)) => names,
+            Some(Err(why)) => return self.refuse(name, why),
+        };
+        let kubelet = self.node_addresses.iter().copied().chain(proc::gateways(pid)).collect();
+        let local = Local { kubelet, names };
+        match order::of(spec, &local) {
             Err(why) => self.refuse(name, why),
             Ok(order) => {
                 tracing::info!(injection = name, pod = spec.pod.name, "beginning");
-                let status = InjectionStatus { why: Some("a holder starts".to_owned()), ..InjectionStatus::default() };
-                let namespace = spec.run.namespace.clone();
-                let hold = Hold { namespace, pipe: None, cut: None, status, written: Instant::now() };
+                let hold = Hold {
+                    namespace: spec.run.namespace.clone(),
+                    pipe: None,
+                    cut: None,
+                    status: InjectionStatus { why: Some("a holder starts".to_owned()), ..InjectionStatus::default() },
+                    written: Instant::now(),
+                    ends: Instant::now() + spec.hold.as_std(),
+                    container: spec.container.clone(),
+                    aim: spec.aim.clone(),
+                    local,
+                    between: None,
+                    restarts: 0,
+                };
                 self.holds.insert(name.to_owned(), hold);
                 self.spawner.hold(name, order);
             }
+        }
+    }
+
+    /// What the names of an order stand for; `None` while that is being asked.
+    fn ask_names(&mut self, name: &str, spec: &InjectionSpec, pid: i32) -> Option<Result<Answers, String>> {
+        let wanted = order::names(spec);
+        if wanted.is_empty() {
+            return Some(Ok(Answers::new()));
+        }
+        let names = self.names.entry(name.to_owned()).or_insert_with(|| {
+            let (told, injection) = (self.told.clone(), name.to_owned());
+            Names::ask(pid, wanted, move |said| {
+                // Nobody who hears is an agent that ends.
+                let _ = told.send(News::Named { injection: injection.clone(), said });
+            })
+        });
+        names.said.clone()
+    }
+
+    /// What an order says of a fault that is held: that it ends, whom it is about now, or where it is held now.
+    fn follow_hold(&mut self, name: &str, spec: &InjectionSpec) {
+        let answers = self.names.get(name).and_then(|names| names.said.clone()?.ok());
+        let Some(hold) = self.holds.get_mut(name) else { return };
+        if hold.between.is_some() {
+            return self.between(name, spec);
+        }
+        if spec.revert {
+            hold.pipe = None;
+        }
+        let Some(pipe) = &mut hold.pipe else { return };
+        pipe.send();
+        let names = answers.unwrap_or_else(|| hold.local.names.clone());
+        if hold.aim == spec.aim && hold.local.names == names {
+            return;
+        }
+        (hold.aim, hold.local.names) = (spec.aim.clone(), names);
+        let line =
+            order::fault(spec, &hold.local).and_then(|fault| serde_json::to_vec(&fault).map_err(|error| error.to_string()));
+        match line {
+            Ok(line) => {
+                tracing::info!(injection = name, "aimed anew");
+                pipe.tell(&line);
+            }
+            Err(why) => tracing::error!(injection = name, why, "it cannot be aimed anew, and stays as it was"),
+        }
+    }
+
+    /// No holder lives: the next container is waited for, as long as there may be one.
+    fn between(&mut self, name: &str, spec: &InjectionSpec) {
+        let Some(hold) = self.holds.get_mut(name) else { return };
+        let gone = without_container();
+        let left = hold.ends.saturating_duration_since(Instant::now());
+        if spec.revert || left.is_zero() {
+            let why = format!("ended while its container restarted{}", again(hold.restarts));
+            return self.finish(name, InjectionPhase::Cleared, why, Some(gone));
+        }
+        if !proc::has_pod(&spec.pod.uid) {
+            return self.finish(name, InjectionPhase::Lost, "its pod is gone".to_owned(), Some(gone));
+        }
+        if hold.between != Some(Between::Waits) || hold.container == spec.container {
+            return;
+        }
+        let container = spec.container.as_deref().unwrap_or_default();
+        // Not there yet, or not any more.
+        let Ok(pid) = proc::of_container(container, &spec.pod.uid) else { return };
+        hold.local.kubelet = self.node_addresses.iter().copied().chain(proc::gateways(pid)).collect();
+        hold.container.clone_from(&spec.container);
+        hold.aim.clone_from(&spec.aim);
+        hold.between = None;
+        hold.restarts += 1;
+        // A holder refuses less than a millisecond.
+        let rest = crate::api::Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
+        let spec = InjectionSpec { hold: rest, ..spec.clone() };
+        match order::of(&spec, &hold.local) {
+            Ok(order) => {
+                tracing::info!(injection = name, container, "its container has restarted: held again");
+                self.spawner.hold(name, order);
+            }
+            Err(why) => self.finish(name, InjectionPhase::Lost, why, Some(gone)),
         }
     }
 
@@ -383,6 +526,9 @@ impl Agent {
             tracing::warn!(injection = name, why, "ending before its time");
             hold.cut = Some(why.to_owned());
             hold.pipe = None;
+            if hold.between.is_some() {
+                self.finish(name, InjectionPhase::Lost, CONTAINER_GONE.to_owned(), Some(without_container()));
+            }
         }
     }
 
@@ -394,9 +540,15 @@ impl Agent {
     }
 
     fn hear(&mut self, name: &str, heard: Heard) {
+        let reinjected = self.is_reinjected(name);
         let Some(hold) = self.holds.get_mut(name) else { return };
         match heard {
-            Heard::Started(Ok(pipe)) => {
+            Heard::Started(Ok(stdin)) => {
+                let pipe = match Pipe::new(stdin) {
+                    Ok(pipe) => pipe,
+                    // It ends now, and says so.
+                    Err(error) => return self.end(name, &format!("its pipe: {error}")),
+                };
                 let revert = self.orders.values().any(|order| order.name_any() == name && order.spec.revert);
                 if hold.cut.is_none() && !revert {
                     hold.pipe = Some(pipe);
@@ -408,15 +560,15 @@ impl Agent {
             }
             Heard::Said(Event::Started(started)) => {
                 hold.status.phase = InjectionPhase::Holding;
-                hold.status.began = Some(Timestamp::now());
-                hold.status.why = Some(started.says);
+                hold.status.began.get_or_insert_with(Timestamp::now);
+                hold.status.why = Some(format!("{}{}", started.says, again(hold.restarts)));
                 let status = hold.status.clone();
                 self.statuses.write(name, status);
             }
             Heard::Said(Event::Bite(Bite { bit, says, figures: _ })) => {
                 let first = bit && hold.status.bite.is_none();
                 if bit {
-                    hold.status.bite = Some(says);
+                    hold.status.bite = Some(format!("{says}{}", again(hold.restarts)));
                 } else {
                     hold.status.why = Some(says);
                 }
@@ -426,17 +578,43 @@ impl Agent {
                     self.statuses.write(name, status);
                 }
             }
+            // It was in force before, in another container.
+            Heard::Said(Event::Refused { why }) if hold.restarts > 0 => {
+                let clean = Clean { clean: true, says: "its container is gone, and nothing was done to the next".to_owned() };
+                self.finish(name, InjectionPhase::Lost, format!("not held again after a restart: {why}"), Some(clean));
+            }
             Heard::Said(Event::Refused { why }) => self.finish(name, InjectionPhase::Refused, why, None),
             Heard::Said(Event::Cleared { end, clean }) => {
                 self.finish(name, InjectionPhase::Cleared, format!("ended: {end:?}"), Some(clean));
             }
-            Heard::Said(Event::Lost { why, clean }) => self.finish(name, InjectionPhase::Lost, why, Some(clean)),
+            Heard::Said(Event::Lost { clean, target_gone: true, .. }) if clean.clean && reinjected => {
+                self.wait_for_container(name);
+            }
+            Heard::Said(Event::Lost { why, clean, target_gone: _ }) => self.finish(name, InjectionPhase::Lost, why, Some(clean)),
+            Heard::Ended if hold.between.is_some() => hold.between = Some(Between::Waits),
             // Without a last word: killed.
             Heard::Ended => {
                 let clean = Clean { clean: true, says: "the holder is gone, and the kernel took back what it held".to_owned() };
                 self.finish(name, InjectionPhase::Lost, "the holder was killed".to_owned(), Some(clean));
             }
         }
+    }
+
+    fn is_reinjected(&self, name: &str) -> bool {
+        let cut = self.holds.get(name).is_none_or(|hold| hold.cut.is_some());
+        let mut orders = self.orders.values().filter(|order| order.name_any() == name);
+        !cut && orders.any(|order| order.spec.on_restart == OnRestart::Reinject && !order.spec.revert)
+    }
+
+    fn wait_for_container(&mut self, name: &str) {
+        let Some(hold) = self.holds.get_mut(name) else { return };
+        tracing::info!(injection = name, "its container is gone; the next one is waited for");
+        hold.pipe = None;
+        hold.between = Some(Between::HolderEnds);
+        hold.status.phase = InjectionPhase::Pending;
+        hold.status.why = Some(CONTAINER_GONE.to_owned());
+        let status = hold.status.clone();
+        self.statuses.write(name, status);
     }
 
     fn finish(&mut self, name: &str, phase: InjectionPhase, why: String, clean: Option<Clean>) {
@@ -456,5 +634,19 @@ impl Agent {
         if !self.orders.values().any(|order| order.name_any() == name) {
             self.statuses.forget(name);
         }
+    }
+}
+
+/// What is known of a fault whose container is gone.
+fn without_container() -> Clean {
+    Clean { clean: true, says: "its container is gone, and the holder with it".to_owned() }
+}
+
+/// The end of a sentence about what was held more than once.
+fn again(restarts: u32) -> String {
+    match restarts {
+        0 => String::new(),
+        1 => ", again after its container restarted".to_owned(),
+        more => format!(", again after its container restarted {more} times"),
     }
 }

@@ -1,24 +1,45 @@
 //! From an Injection to what a holder is told.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use crate::api::{Aim, Duration, InjectionSpec, Network, Percent};
+use crate::api::{Aim, Cidr, Duration, InjectionSpec, Network, Percent};
 use crate::holder::network::{self, Corrupt, Delay, Effect, Loss, NetworkOrder, PortRange, Shape};
 use crate::holder::{self, Fault};
 
+use super::names::Answers;
+
+/// What an order leaves open and its node knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Local {
+    /// From where the kubelet probes the target.
+    pub kubelet: Vec<IpAddr>,
+    pub names: Answers,
+}
+
+/// Names that must be asked for before the order can be followed.
+pub fn names(spec: &InjectionSpec) -> Vec<String> {
+    let peers = spec.aim.iter().flat_map(|aim| aim.to.iter().chain(&aim.except));
+    let mut names: Vec<String> = peers.filter_map(|peers| peers.dns.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// # Errors
 /// It is not an order that a holder could follow.
-pub fn of(spec: &InjectionSpec, pid: i32) -> Result<holder::Order, String> {
+pub fn of(spec: &InjectionSpec, local: &Local) -> Result<holder::Order, String> {
     let container = spec.container.clone().ok_or("the order names no container")?;
     let seed = u64::try_from(spec.seed).unwrap_or(0);
     let parent = i32::try_from(std::process::id()).ok();
-    Ok(holder::Order { target: holder::Aim::Container(container), fault: fault(spec, seed, pid)?, hold: spec.hold, seed, parent })
+    Ok(holder::Order { target: holder::Aim::Container(container), fault: fault(spec, local)?, hold: spec.hold, seed, parent })
 }
 
-fn fault(spec: &InjectionSpec, seed: u64, pid: i32) -> Result<Fault, String> {
+/// # Errors
+/// As [`of`].
+pub fn fault(spec: &InjectionSpec, local: &Local) -> Result<Fault, String> {
     let fault = &spec.fault;
     if let Some(network) = &fault.network {
-        return Ok(Fault::Network(network_order(network, spec.aim.as_ref(), seed, pid)?));
+        return Ok(Fault::Network(network_order(network, spec.aim.as_ref(), local)?));
     }
     let found = [
         fault.cpu.clone().map(Fault::Cpu),
@@ -33,7 +54,7 @@ fn fault(spec: &InjectionSpec, seed: u64, pid: i32) -> Result<Fault, String> {
     found.into_iter().flatten().next().ok_or_else(|| "the order names no fault that a node can hold".to_owned())
 }
 
-fn network_order(written: &Network, aim: Option<&Aim>, seed: u64, pid: i32) -> Result<NetworkOrder, String> {
+fn network_order(written: &Network, aim: Option<&Aim>, local: &Local) -> Result<NetworkOrder, String> {
     let us = |length: Duration| length.as_millis() * 1_000;
     let effect = if written.partition == Some(true) {
         Effect::Partition
@@ -56,19 +77,18 @@ fn network_order(written: &Network, aim: Option<&Aim>, seed: u64, pid: i32) -> R
     };
     let both = if matches!(effect, Effect::Partition) { network::order::Direction::Both } else { network::order::Direction::In };
     let aim = aim.ok_or("a network fault without addresses")?;
-    let mut except = peers(&aim.except)?;
-    // The kubelet's probes come from the node's end of the pod's link.
-    if written.kubelet != Some(true)
-        && let Some(gateway) = gateway(pid)
-    {
-        except.push(network::Peers { addresses: Some(vec![std::net::IpAddr::V4(gateway).into()]), ..network::Peers::default() });
+    let mut except = peers(&aim.except, &local.names)?;
+    if written.kubelet != Some(true) {
+        let addresses = Some(local.kubelet.iter().map(|address| (*address).into()).collect());
+        except.push(network::Peers { addresses, ..network::Peers::default() });
     }
     Ok(NetworkOrder {
-        seed,
+        // The holder's own, which it has with the order.
+        seed: 0,
         direction: written.direction.unwrap_or(both),
         effect,
         flows_percent: written.flows.map(|part: Percent| f64::from(part.get())),
-        aim: network::Aim { to: peers(&aim.to)?, except },
+        aim: network::Aim { to: peers(&aim.to, &local.names)?, except },
         queue_by: None,
     })
 }
@@ -77,30 +97,26 @@ fn network_order(written: &Network, aim: Option<&Aim>, seed: u64, pid: i32) -> R
 ///
 /// # Errors
 /// Something is not an address.
-pub fn peers(written: &[crate::api::Peers]) -> Result<Vec<network::Peers>, String> {
+fn peers(written: &[crate::api::Peers], names: &Answers) -> Result<Vec<network::Peers>, String> {
     let ports = |ports: &[u16]| ports.iter().map(|port| PortRange::from(*port)).collect();
     written
         .iter()
         .map(|peers| {
-            let addresses = peers.addresses.as_ref().map(|addresses| {
-                addresses.iter().map(|address| address.parse().map_err(|why| format!("{address}: {why}"))).collect()
+            let parsed = peers.addresses.as_ref().map(|addresses| {
+                let parse = |address: &String| address.parse().map_err(|why| format!("{address}: {why}"));
+                addresses.iter().map(parse).collect::<Result<Vec<_>, String>>()
             });
+            let mut addresses = parsed.transpose()?;
+            if let Some(name) = &peers.dns {
+                let found = names.get(name).into_iter().flatten().map(|address| Cidr::from(*address));
+                addresses.get_or_insert_default().extend(found);
+            }
             Ok(network::Peers {
-                addresses: addresses.transpose()?,
+                addresses,
                 protocol: peers.protocol,
                 ports: ports(&peers.ports),
                 own_ports: ports(&peers.own_ports),
             })
         })
         .collect()
-}
-
-/// Where packets from outside come to a process's network, by its default route.
-fn gateway(pid: i32) -> Option<Ipv4Addr> {
-    let routes = std::fs::read_to_string(format!("/proc/{pid}/net/route")).ok()?;
-    let default = routes.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let hex = default
-        .filter(|fields| fields.get(1) == Some(&"00000000"))
-        .find_map(|fields| fields.get(2).map(|hex| (*hex).to_owned()))?;
-    u32::from_str_radix(&hex, 16).ok().map(|address| Ipv4Addr::from(address.to_le_bytes()))
 }

@@ -1,6 +1,10 @@
 //! Processes of this node, as `/proc` shows them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 /// A process of this container of this pod.
 ///
@@ -25,6 +29,48 @@ pub fn of_container(container: &str, pod_uid: &str) -> Result<i32, String> {
         }
     }
     Err(format!("no process of container {id} on this node"))
+}
+
+/// Whether any process of this pod is left; its sandbox has one for as long as it lives.
+pub fn has_pod(uid: &str) -> bool {
+    let uids = [uid.to_owned(), uid.replace('-', "_")];
+    let within = |cgroups: String| uids.iter().any(|uid| cgroups.contains(uid.as_str()));
+    pids().into_iter().any(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(within))
+}
+
+/// A file as a process sees it. Symbolic links stay within its root, and nothing is waited for.
+pub fn read_within(pid: i32, path: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let root = File::open(format!("/proc/{pid}/root"))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?);
+    let mut read = Vec::new();
+    file.take(bytes_max).read_to_end(&mut read)?;
+    Ok(read)
+}
+
+/// From where a pod's node reaches it: the next hops of its default routes.
+pub fn gateways(pid: i32) -> Vec<IpAddr> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
+    gateways_v4(&read("route")).into_iter().map(IpAddr::V4).chain(gateways_v6(&read("ipv6_route")).map(IpAddr::V6)).collect()
+}
+
+/// Of `/proc/net/route`: a head, then interface, destination, gateway and more, in the byte order of the machine.
+fn gateways_v4(routes: &str) -> Vec<Ipv4Addr> {
+    let fields = routes.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let default = fields.filter(|fields| fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000"));
+    let parse = |hex: &str| u32::from_str_radix(hex, 16).ok().filter(|address| *address != 0);
+    default.filter_map(|fields| parse(fields.get(2)?)).map(|address| Ipv4Addr::from(address.to_ne_bytes())).collect()
+}
+
+/// Of `/proc/net/ipv6_route`: destination, its prefix, source, its prefix, next hop and more.
+fn gateways_v6(routes: &str) -> impl Iterator<Item = Ipv6Addr> {
+    let zero = "0".repeat(32);
+    routes.lines().filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [destination, "00", _, _, next, ..] = fields.as_slice() else { return None };
+        let is_default = **destination == zero && **next != zero;
+        u128::from_str_radix(next, 16).ok().filter(|_| is_default).map(Ipv6Addr::from)
+    })
 }
 
 /// Ends every holder that is not this process's own: one that a dead agent left. Says how many.
@@ -56,4 +102,30 @@ fn parent(pid: i32) -> Option<u32> {
 fn pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_hop_of_a_default_route_is_the_gateway() {
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+            eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth0\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        assert_eq!(gateways_v4(routes), [Ipv4Addr::new(192, 168, 2, 1)]);
+        assert!(gateways_v4("").is_empty());
+    }
+
+    #[test]
+    fn so_it_is_with_ipv6() {
+        let zero = "0".repeat(32);
+        let next = "fd000000000000000000000000000001";
+        let routes = format!(
+            "fd000000000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001 eth0\n\
+             {zero} 00 {zero} 00 {next} 00000400 00000001 00000000 00000003 eth0\n\
+             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200 lo\n"
+        );
+        assert_eq!(gateways_v6(&routes).collect::<Vec<_>>(), ["fd00::1".parse::<Ipv6Addr>().unwrap()]);
+    }
 }

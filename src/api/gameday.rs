@@ -184,6 +184,9 @@ pub struct Experiment {
     /// the default rate.
     #[serde(default = "hold_default")]
     pub hold: Duration,
+    /// What becomes of a fault that a node holds when the target's container restarts under it.
+    #[serde(default, skip_serializing_if = "OnRestart::is_default")]
+    pub on_restart: OnRestart,
     /// A question to people before it begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
@@ -195,6 +198,22 @@ pub struct Experiment {
 
 fn hold_default() -> Duration {
     Duration::from_secs(30)
+}
+
+/// What becomes of a fault whose container restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnRestart {
+    /// It has ended before its time: the experiment is inconclusive.
+    #[default]
+    Lose,
+    /// It is held again in the new container, for what is left of its time.
+    Reinject,
+}
+
+impl OnRestart {
+    pub fn is_default(&self) -> bool {
+        *self == OnRestart::default()
+    }
 }
 
 /// What the operator says of a game day.

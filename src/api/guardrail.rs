@@ -259,6 +259,22 @@ impl FaultKind {
         FaultKind::ContainerKill,
     ];
 
+    /// Those that an agent holds on its node.
+    pub fn held() -> impl Iterator<Item = FaultKind> {
+        FaultKind::ALL.into_iter().filter(|kind| match kind {
+            FaultKind::PodKill | FaultKind::PodEvict | FaultKind::Scale | FaultKind::Cordon => false,
+            FaultKind::Network
+            | FaultKind::Cpu
+            | FaultKind::Memory
+            | FaultKind::DiskFill
+            | FaultKind::DiskIo
+            | FaultKind::Files
+            | FaultKind::Processes
+            | FaultKind::Pause
+            | FaultKind::ContainerKill => true,
+        })
+    }
+
     /// As it is written in a game day.
     pub fn name(self) -> &'static str {
         match self {

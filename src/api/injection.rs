@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gameday::Moment;
-use super::{Duration, Fault, says};
+use super::{Duration, Fault, OnRestart, says};
 
 /// One fault on one target: an order to a node. Written by the operator only after the run's record names it, in a
 /// namespace where nobody else has rights.
@@ -34,6 +34,12 @@ pub struct InjectionSpec {
     /// The container's id. Absent where the order came too late for one to be known: then there is nothing to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// The container's name, by which the one that takes its place after a restart is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
+    /// With `Reinject`, `container` is changed after a restart, and the fault is held there for the time that is left.
+    #[serde(default, skip_serializing_if = "OnRestart::is_default")]
+    pub on_restart: OnRestart,
     pub fault: Fault,
     /// For a network fault: who `to` and `except` are, as addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +82,9 @@ pub struct Peers {
     /// Absent: any address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<String>>,
+    /// Beside them, whatever this name stands for, asked for from within the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<super::Protocol>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

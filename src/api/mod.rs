@@ -25,7 +25,7 @@ pub use duration::Duration;
 pub use fault::{Choose, Cordon, Fault, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};
 pub use gameday::{
     BlastRadius, Condition, ConditionStatus, Experiment, GameDay, GameDaySpec, GameDayStatus, IfRunning, MissedStart, OnBreach,
-    Schedule,
+    OnRestart, Schedule,
 };
 pub use guardrail::{
     AlertQuery, AlertRule, ApprovalRule, BudgetRule, Cap, FaultKind, FaultRule, Freeze, Guardrail, GuardrailSpec,

@@ -76,9 +76,10 @@ pub mod says {
     pub const FROZEN: &str = "a run is a frozen copy: change the game day and start another run, or set stop to end this one";
     pub const STOP_STAYS: &str = "a stopped run stays stopped: start another";
     pub const CORD_STAYS: &str = "a cord is not edited: delete it to release, create another to pull";
-    pub const INJECTION_STAYS: &str = "an injection is not edited: only revert may be set, and aim may change";
+    pub const INJECTION_STAYS: &str = "an injection is not edited: only revert may be set, and aim and container may change";
     pub const AFTER_SELF: &str = "an experiment cannot come after itself";
     pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";
+    pub const NOTHING_TO_REINJECT: &str = "onRestart is for faults that are held in a container";
     pub const HELD_FAULT: &str = "faults that a node holds (network, cpu, memory, diskFill, diskIo, files, processes, pause, containerKill) need targets.pods";
     pub const CONTAINER: &str = "targets.container is for faults that hit one container";
     pub const NODE_FAULT: &str = "cordon needs targets.nodes, and only cordon takes them";

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use clap::Args;
 
 use crate::agent::{self, Options};
@@ -16,6 +18,12 @@ pub struct Agent {
     /// Who this is: the uid of its pod
     #[arg(long, env = "POD_UID", hide_env_values = true, value_name = "UID", default_value = "agent")]
     identity: String,
+    /// Faults that it is made for, of which it reports what this node cannot hold
+    #[arg(long, value_name = "FAULT", value_delimiter = ',')]
+    faults: Vec<String>,
+    /// Addresses of the node, from which the kubelet probes: spared by network faults
+    #[arg(long, env = "NODE_ADDRESSES", hide_env_values = true, value_name = "ADDRESS", value_delimiter = ',')]
+    node_addresses: Vec<IpAddr>,
 }
 
 impl Agent {
@@ -29,6 +37,8 @@ impl Agent {
             namespace,
             operator_namespace: self.operator_namespace,
             identity: self.identity,
+            faults: self.faults,
+            node_addresses: self.node_addresses,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

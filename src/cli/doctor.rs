@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
-use crate::api::{ANNOTATION_CANNOT, GameDay};
+use crate::api::{ANNOTATION_CANNOT, ANNOTATION_FAULTS, FaultKind, GameDay};
 use crate::report;
 
 use super::connect::{Connection, ask};
@@ -60,10 +60,21 @@ impl Doctor {
 
 /// What an agent found when it was started.
 fn said(lease: &Lease) -> Vec<String> {
-    let text = lease.annotations().get(ANNOTATION_CANNOT).map_or("{}", String::as_str);
-    match serde_json::from_str::<BTreeMap<String, String>>(text) {
-        Ok(cannot) if cannot.is_empty() => vec!["all".to_owned()],
-        Ok(cannot) => cannot.into_iter().map(|(fault, why)| format!("not {fault}: {why}")).collect(),
-        Err(error) => vec![format!("its report cannot be read: {error}")],
+    let annotation = |name: &str, default: &'static str| lease.annotations().get(name).map_or(default, String::as_str);
+    let cannot = match serde_json::from_str::<BTreeMap<String, String>>(annotation(ANNOTATION_CANNOT, "{}")) {
+        Ok(cannot) => cannot,
+        Err(error) => return vec![format!("its report cannot be read: {error}")],
+    };
+    let made_for: Vec<&str> = annotation(ANNOTATION_FAULTS, "").split(',').collect();
+    let (tried, untried): (Vec<_>, Vec<_>) = FaultKind::held().map(FaultKind::name).partition(|name| made_for.contains(name));
+    let can: Vec<&str> = tried.into_iter().filter(|name| !cannot.contains_key(*name)).collect();
+    let mut said = Vec::new();
+    if !can.is_empty() {
+        said.push(can.join(", "));
     }
+    said.extend(cannot.into_iter().map(|(fault, why)| format!("not {fault}: {why}")));
+    if !untried.is_empty() {
+        said.push(format!("not tried: {}", untried.join(", ")));
+    }
+    said
 }

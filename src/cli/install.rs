@@ -5,8 +5,9 @@ use serde_json::{Value as Json, json};
 use crate::api::{AGENT, GROUP};
 
 use crate::engine::guardrail::BUILT_IN_YAML;
-use crate::operator::agents_namespace;
+use crate::operator::{agents_namespace, daemon_set};
 
+use super::operator::Agents;
 use super::policies;
 use super::{Exit, Failure, Output};
 
@@ -19,13 +20,16 @@ pub struct Install {
     /// Operators; one leads, the others stand by. 0 installs all but them
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=9))]
     replicas: u16,
+    /// Where agents come from
+    #[arg(long, value_enum, default_value_t)]
+    agents: Agents,
 }
 
 impl Install {
     /// The namespace is the global option's, `gameday` without.
     pub fn run(self, namespace: Option<&str>, output: &mut Output) -> Result<Exit, Failure> {
         let namespace = namespace.unwrap_or("gameday");
-        for manifest in manifests(&self.image, namespace, self.replicas) {
+        for manifest in manifests(&self.image, namespace, self.replicas, self.agents) {
             output.text(&format!("---\n{manifest}"))?;
         }
         Ok(Exit::Passed)
@@ -38,7 +42,7 @@ pub fn yaml(value: &impl Serialize) -> String {
 }
 
 /// Everything, in the order in which it must be applied.
-fn manifests(image: &str, namespace: &str, replicas: u16) -> Vec<String> {
+fn manifests(image: &str, namespace: &str, replicas: u16, source: Agents) -> Vec<String> {
     let mut all = vec![yaml(&json!({
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -58,7 +62,10 @@ fn manifests(image: &str, namespace: &str, replicas: u16) -> Vec<String> {
     all.extend(rights_of_agents(namespace, &agents).iter().map(yaml));
     all.extend(policies::all(namespace, &agents).iter().map(yaml));
     all.extend(rights(namespace).iter().chain(&rights_of_people()).map(yaml));
-    all.push(yaml(&deployment(image, namespace, replicas)));
+    if source == Agents::Standing {
+        all.push(yaml(&daemon_set(image, namespace)));
+    }
+    all.push(yaml(&deployment(image, namespace, replicas, source)));
     // With one replica a budget of one would only block drains.
     if replicas > 1 {
         all.push(yaml(&json!({
@@ -108,8 +115,8 @@ fn rights(namespace: &str) -> Vec<Json> {
             {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
             {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get", "list", "watch", "patch"]},
             // Who a network fault is about.
-            {"apiGroups": [""], "resources": ["services"], "verbs": ["get"]},
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]},
+            {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
             {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
             {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
         ],
@@ -276,13 +283,17 @@ fn rights_of_people() -> [Json; 4] {
     ]
 }
 
-fn deployment(image: &str, namespace: &str, replicas: u16) -> Json {
+fn deployment(image: &str, namespace: &str, replicas: u16, source: Agents) -> Json {
+    let args = match source {
+        Agents::OnDemand => json!(["operator", "--agent-image", image]),
+        Agents::Standing => json!(["operator", "--agents", "standing"]),
+    };
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let container = json!({
         "name": "operator",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["operator", "--agent-image", image],
+        "args": args,
         "env": [
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),

@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::operator::{self, Options};
@@ -17,12 +17,33 @@ pub struct Operator {
     /// Who this is, in the Lease
     #[arg(long, env = "POD_NAME", hide_env_values = true, value_name = "NAME", default_value = "gameday")]
     identity: String,
+    /// Where agents come from
+    #[arg(long, value_enum, default_value_t)]
+    agents: Agents,
     /// The image that agents are started from; without, faults that nodes hold are refused
     #[arg(long, env = "AGENT_IMAGE", value_name = "IMAGE")]
     agent_image: Option<String>,
     /// Where /metrics, /healthz and /readyz are answered
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Agents {
+    /// The operator makes them on the nodes that a run needs, and removes them when they are idle
+    #[default]
+    OnDemand,
+    /// A DaemonSet has one on each node, always
+    Standing,
+}
+
+impl From<Agents> for operator::Source {
+    fn from(agents: Agents) -> Self {
+        match agents {
+            Agents::OnDemand => operator::Source::OnDemand,
+            Agents::Standing => operator::Source::Standing,
+        }
+    }
 }
 
 impl Operator {
@@ -33,6 +54,7 @@ impl Operator {
             kubeconfig: cluster.kubeconfig,
             namespace,
             identity: self.identity,
+            agents: self.agents.into(),
             agent_image: self.agent_image,
             health: self.listen,
         };

@@ -1,20 +1,18 @@
 //! Orders to nodes: written here, read by agents.
 
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::api::{
-    Aim, Duration, Injection, InjectionSpec, LABEL_HELD_BY, LABEL_HELD_FOR_NAME, LABEL_HELD_FOR_NAMESPACE, Network, Peer, Peers,
-    PodRef, RunRef,
+    Aim, Duration, Injection, InjectionSpec, LABEL_HELD_BY, LABEL_HELD_FOR_NAME, LABEL_HELD_FOR_NAMESPACE, PodRef, RunRef,
 };
 use crate::engine::held::Order;
 use crate::engine::{Outcome, RunId, TargetId};
 use crate::turn::Trouble;
 
+use super::aim;
 use super::client::{Error, FIELD_MANAGER, ask};
 use super::hands::{self, Hands};
 use super::sweep;
@@ -38,7 +36,7 @@ async fn give(
         return Ok(Outcome::Done);
     }
     let aim = match &order.fault.network {
-        Some(network) if !revert => Some(aim(client, &run.namespace, target, network).await?),
+        Some(network) if !revert => Some(aim::read(client, &run.namespace, network).await?),
         Some(_) | None => None,
     };
     let spec = InjectionSpec {
@@ -46,11 +44,13 @@ async fn give(
         experiment: experiment.to_owned(),
         node: order.node.clone(),
         pod: PodRef { namespace: run.namespace.clone(), name: target.name.clone(), uid: target.uid.clone() },
-        container: order.container.clone(),
+        container: order.container.as_ref().map(|(_, id)| id.clone()),
+        container_name: order.container.as_ref().map(|(name, _)| name.clone()),
+        on_restart: order.on_restart,
         fault: order.fault.clone(),
         aim,
         hold: order.hold.max(Duration::from_secs(1)),
-        seed: 0,
+        seed: i64::try_from(order.seed).unwrap_or(i64::MAX),
         revert,
     };
     let labels = [
@@ -91,63 +91,28 @@ pub async fn revert(api: &Api<Injection>, name: &str) -> Result<bool, Error> {
     }
 }
 
-/// Who a network fault is about, as addresses.
-///
-/// # Errors
-/// The API server did not answer.
-async fn aim(client: &Client, namespace: &str, target: &TargetId, network: &Network) -> Result<Aim, Error> {
-    let mut to = Vec::new();
-    match &network.to {
-        None => to.push(Peers::default()),
-        Some(peers) => {
-            for peer in peers {
-                to.push(peers_of(client, namespace, peer).await?);
-            }
-        }
-    }
-    let mut except = Vec::new();
-    for peer in network.except.iter().flatten() {
-        except.push(peers_of(client, namespace, peer).await?);
-    }
-    if network.kubelet != Some(true) {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let status = ask(pods.get(&target.name)).await?.status.unwrap_or_default();
-        let hosts: Vec<String> = status.host_ips.into_iter().flatten().map(|host| host.ip).collect();
-        if !hosts.is_empty() {
-            except.push(Peers { addresses: Some(hosts), ..Peers::default() });
-        }
-    }
-    Ok(Aim { to, except })
+/// What of an order may change while it is held.
+pub struct Revision {
+    pub aim: Option<Aim>,
+    pub container: Option<String>,
 }
 
-async fn peers_of(client: &Client, namespace: &str, peer: &Peer) -> Result<Peers, Error> {
-    let namespace = peer.namespace.as_deref().unwrap_or(namespace);
-    let mut addresses = None;
-    if let Some(cidr) = &peer.cidr {
-        addresses = Some(vec![cidr.to_string()]);
+/// Changes an order that is there, and no other of its name.
+///
+/// # Errors
+/// As the API server has it.
+pub async fn revise(client: &Client, injection: &Injection, revision: &Revision) -> Result<(), Error> {
+    let api: Api<Injection> = Api::namespaced(client.clone(), &injection.namespace().unwrap_or_default());
+    let mut spec = serde_json::Map::new();
+    spec.extend(revision.aim.as_ref().map(|aim| ("aim".to_owned(), json!(aim))));
+    spec.extend(revision.container.as_ref().map(|container| ("container".to_owned(), json!(container))));
+    let change = json!({"metadata": {"uid": injection.uid()}, "spec": spec});
+    match ask(api.patch(&injection.name_any(), &PatchParams::default(), &Patch::Merge(change))).await {
+        Ok(_) => Ok(()),
+        // It is over, or another has its name.
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(error) => Err(error),
     }
-    if let Some(name) = &peer.service {
-        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
-        let service = ask(services.get(name)).await?.spec.unwrap_or_default();
-        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
-        let of = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
-        let slices = ask(slices.list(&of)).await?;
-        let own = service.cluster_ips.into_iter().flatten().filter(|address| address != "None");
-        let endpoints = slices.items.into_iter().flat_map(|slice| slice.endpoints).flat_map(|endpoint| endpoint.addresses);
-        addresses = Some(own.chain(endpoints).collect());
-    }
-    if let Some(selector) = &peer.pods {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let found = ask(pods.list(&ListParams::default().labels(&selector.to_string()))).await?;
-        let status = found.items.into_iter().filter_map(|pod| pod.status);
-        addresses = Some(status.flat_map(|status| status.pod_ips.into_iter().flatten()).map(|pod| pod.ip).collect());
-    }
-    Ok(Peers {
-        addresses,
-        protocol: peer.protocol,
-        ports: peer.ports.clone().unwrap_or_default(),
-        own_ports: peer.own_ports.clone().unwrap_or_default(),
-    })
 }
 
 /// The run that an order belongs to.

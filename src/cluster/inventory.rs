@@ -168,6 +168,13 @@ impl Inventory {
         lock(&self.store).awaited == 0
     }
 
+    /// The id of the container that runs under this name in a pod now.
+    pub fn container(&self, namespace: &str, pod_uid: &str, name: &str) -> Option<String> {
+        let store = lock(&self.store);
+        let pod = store.pods.get(namespace)?.get(pod_uid)?;
+        pod.containers.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone())
+    }
+
     /// The cluster as guardrails look at it, with nothing in force.
     pub fn picture(&self) -> Picture {
         let store = lock(&self.store);

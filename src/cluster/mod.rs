@@ -3,6 +3,7 @@
 //! Decides nothing about a run. Every call to the API server has a limit in time, none is repeated in secret,
 //! and before each write and each act this process must lead.
 
+pub mod aim;
 pub mod client;
 mod follow;
 pub mod hands;
@@ -26,7 +27,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::Notify;
 
-use crate::api::{Entry, ExperimentPhase, GameDayRunStatus, Guardrail, People, Stop, TargetKind, WorkloadRef};
+use crate::api::{Entry, ExperimentPhase, FaultKind, GameDayRunStatus, Guardrail, People, Stop, TargetKind, WorkloadRef};
 use crate::engine::{
     Action, AgentSeen, Guarded, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, SlotSeen, Track, broken,
 };
@@ -91,7 +92,7 @@ pub trait Surroundings: Send + Sync {
     /// Where agents and their orders are.
     fn agents_namespace(&self) -> &str;
     fn agents(&self) -> BTreeMap<String, AgentSeen>;
-    fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>);
+    fn need(&self, nodes: &BTreeMap<String, BTreeSet<FaultKind>>);
     /// What guardrails are asked with.
     fn guarded(&self) -> Guarded;
     fn people(&self) -> People;
@@ -266,7 +267,7 @@ impl<S: Surroundings> World for ClusterWorld<S> {
         hands::perform(Hands { client: &self.client, agents, may_act: &may_act }, &run.id, action).await
     }
 
-    fn need(&self, _run: &Run, nodes: &BTreeMap<String, BTreeSet<String>>) {
+    fn need(&self, _run: &Run, nodes: &BTreeMap<String, BTreeSet<FaultKind>>) {
         self.surroundings.need(nodes);
     }
 

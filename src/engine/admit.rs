@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{
-    BlastRadius, Duration, Experiment, Fault, FaultKind, GameDaySpec, Gate, OnBreach, Percent, Probe, Schedule, Selector,
-    Targets, WorkloadRef, limits, says,
+    BlastRadius, Duration, Experiment, Fault, FaultKind, GameDaySpec, Gate, OnBreach, OnRestart, Percent, Probe, Schedule,
+    Selector, Targets, WorkloadRef, limits, says,
 };
 
 use super::held;
@@ -64,6 +64,9 @@ pub struct Held {
     pub fault: Fault,
     pub kind: FaultKind,
     pub container: Option<String>,
+    pub on_restart: OnRestart,
+    /// Of the run.
+    pub seed: u64,
 }
 
 impl Kind {
@@ -163,7 +166,7 @@ pub fn admit(spec: &GameDaySpec) -> Result<Plan, Problems> {
         .iter()
         .enumerate()
         .zip(order)
-        .filter_map(|((index, experiment), after)| admit_experiment(index, experiment, after, &spec.blast_radius, &mut problems))
+        .filter_map(|((index, experiment), after)| admit_experiment(index, experiment, after, spec, &mut problems))
         .collect();
     if !problems.0.is_empty() {
         return Err(problems);
@@ -174,10 +177,14 @@ pub fn admit(spec: &GameDaySpec) -> Result<Plan, Problems> {
         baseline: spec.baseline,
         recovery: spec.recovery,
         on_breach: spec.on_breach,
-        seed: spec.seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or(0),
+        seed: seed(spec),
         service_account: spec.service_account_name.clone(),
         experiments,
     })
+}
+
+fn seed(spec: &GameDaySpec) -> u64 {
+    spec.seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or(0)
 }
 
 fn admit_schedule(written: &Schedule, problems: &mut Problems) {
@@ -327,14 +334,14 @@ fn admit_experiment(
     index: usize,
     experiment: &Experiment,
     after: Vec<usize>,
-    blast_radius: &BlastRadius,
+    spec: &GameDaySpec,
     problems: &mut Problems,
 ) -> Option<Planned> {
     let path = format!("spec.experiments[{index}]");
     let before = problems.0.len();
     let candidates = admit_targets(&path, &experiment.targets, problems);
-    let choose = admit_choice(&path, &experiment.targets, blast_radius, problems);
-    let kind = admit_fault(&path, experiment, problems);
+    let choose = admit_choice(&path, &experiment.targets, &spec.blast_radius, problems);
+    let kind = admit_fault(&path, experiment, seed(spec), problems);
     if let (Some(candidates), Some(kind)) = (&candidates, &kind) {
         let is_workload = matches!(candidates, Candidates::Workload(_));
         let is_nodes = matches!(candidates, Candidates::Nodes(_));
@@ -345,6 +352,10 @@ fn admit_experiment(
             problems.add(&path, says::NODE_FAULT);
         }
         let is_held = kind.held().is_some();
+        let restarts_matter = kind.held().is_some_and(|held| held.kind != FaultKind::ContainerKill);
+        if experiment.on_restart == OnRestart::Reinject && !restarts_matter {
+            problems.add(format!("{path}.onRestart"), says::NOTHING_TO_REINJECT);
+        }
         if is_held && (is_workload || is_nodes) {
             problems.add(&path, says::HELD_FAULT);
         }
@@ -354,9 +365,11 @@ fn admit_experiment(
     }
     if experiment.hold == Duration::ZERO {
         problems.add(format!("{path}.hold"), "longer than 0s");
-    } else if experiment.hold > blast_radius.hold {
-        problems
-            .add(format!("{path}.hold"), format!("{} is longer than blastRadius.hold, {}", experiment.hold, blast_radius.hold));
+    } else if experiment.hold > spec.blast_radius.hold {
+        problems.add(
+            format!("{path}.hold"),
+            format!("{} is longer than blastRadius.hold, {}", experiment.hold, spec.blast_radius.hold),
+        );
     }
     if let Some(gate) = &experiment.gate
         && !(1_000..=limits::GATE_MS).contains(&gate.within.as_millis())
@@ -427,7 +440,7 @@ fn admit_choice(path: &str, targets: &Targets, blast_radius: &BlastRadius, probl
     None
 }
 
-fn admit_fault(path: &str, experiment: &Experiment, problems: &mut Problems) -> Option<Kind> {
+fn admit_fault(path: &str, experiment: &Experiment, seed: u64, problems: &mut Problems) -> Option<Kind> {
     let fault = &experiment.fault;
     let kinds = fault.kinds();
     let [kind] = kinds.as_slice() else {
@@ -459,8 +472,15 @@ fn admit_fault(path: &str, experiment: &Experiment, problems: &mut Problems) -> 
         return None;
     }
     held::admit(&format!("{path}.fault.{kind}"), fault, problems);
-    let (experiment, container) = (experiment.name.clone(), experiment.targets.container.clone());
-    Some(Kind::Hold(Box::new(Held { experiment, fault: fault.clone(), kind: *kind, container })))
+    let Experiment { name, targets, on_restart, .. } = experiment;
+    Some(Kind::Hold(Box::new(Held {
+        experiment: name.clone(),
+        fault: fault.clone(),
+        kind: *kind,
+        container: targets.container.clone(),
+        on_restart: *on_restart,
+        seed,
+    })))
 }
 
 fn is_http_url(url: &str) -> bool {

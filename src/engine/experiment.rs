@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::api::{
-    Duration, Entry, EntryKind, ExperimentPhase, ExperimentStatus, GameDayRunStatus, Gate, OnBreach, Probe, Proof, TargetStatus,
-    Verdict,
+    Duration, Entry, EntryKind, ExperimentPhase, ExperimentStatus, FaultKind, GameDayRunStatus, Gate, OnBreach, Probe, Proof,
+    TargetStatus, Verdict,
 };
 
 use super::admit::{Plan, Planned};
@@ -49,7 +49,7 @@ impl<'a> Context<'a> {
 pub(super) struct Out {
     pub entries: Vec<Entry>,
     pub actions: Vec<Action>,
-    pub nodes: BTreeMap<String, BTreeSet<String>>,
+    pub nodes: BTreeMap<String, BTreeSet<FaultKind>>,
     pub urgent: bool,
     pub wants_slot: bool,
     pub wake: Option<Timestamp>,

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::api::{Duration, Fault, InjectionPhase, InjectionSpec, Network, TargetStatus, says};
+use crate::api::{Duration, Fault, FaultKind, InjectionPhase, InjectionSpec, Network, OnRestart, TargetStatus, says};
 
 use super::admit::Held;
 use super::fault::{Bite, Candidate};
 use super::problem::Problems;
+use super::select;
 use super::{AgentSeen, InjectionSeen, Observation};
 
 /// The holder refuses a shorter length; a late order is still one that ends by itself.
@@ -20,10 +21,13 @@ pub struct Order {
     /// Of the Injection.
     pub name: String,
     pub node: String,
-    /// The container's id.
-    pub container: Option<String>,
+    /// The container's name and id.
+    pub container: Option<(String, String)>,
+    pub on_restart: OnRestart,
     pub fault: Fault,
     pub hold: Duration,
+    /// For what is left to chance on the node, such as which connections are hit. At most 53 bits: it is written as JSON.
+    pub seed: u64,
 }
 
 /// What cannot be run as written.
@@ -87,9 +91,6 @@ fn admit_network(path: &str, network: &Network, problems: &mut Problems) {
             if named.iter().filter(|is| **is).count() > 1 {
                 problems.add(format!("{path}.{list}[{index}]"), says::ONE_PEER);
             }
-            if peer.dns.is_some() {
-                problems.add(format!("{path}.{list}[{index}].dns"), "not resolved yet: name a service, pods or a cidr");
-            }
             if peer.pods.as_ref().is_some_and(|pods| pods.is_empty()) {
                 problems.add(format!("{path}.{list}[{index}].pods"), says::EVERYTHING);
             }
@@ -101,7 +102,7 @@ fn admit_network(path: &str, network: &Network, problems: &mut Problems) {
 pub fn order(held: &Held, target: &TargetStatus, run_uid: &str, seen: &Observation, now: Timestamp) -> Option<Order> {
     let pod = seen.pods.iter().find(|pod| pod.uid == target.uid)?;
     let left = Duration::between(now, target.latest_end).max(HOLD_MIN);
-    let container = container(held, &pod.containers).map(|(_, id)| id.clone());
+    let container = container(held, &pod.containers).cloned();
     Some(Order { container, hold: left, ..revocation(held, target, run_uid) })
 }
 
@@ -111,8 +112,10 @@ pub fn revocation(held: &Held, target: &TargetStatus, run_uid: &str) -> Order {
         name: InjectionSpec::name(run_uid, &held.experiment, &target.uid),
         node: target.node.clone().unwrap_or_default(),
         container: None,
+        on_restart: held.on_restart,
         fault: held.fault.clone(),
         hold: HOLD_MIN,
+        seed: select::lot(held.seed, &held.experiment, 0, &target.name) >> 11,
     }
 }
 
@@ -133,9 +136,9 @@ pub enum Lacks {
 }
 
 /// The nodes of these targets, with the fault that each must be able to hold.
-pub fn nodes(held: &Held, victims: &[Candidate]) -> BTreeMap<String, BTreeSet<String>> {
-    let names = BTreeSet::from([held.kind.to_string()]);
-    victims.iter().filter_map(|victim| Some((victim.node.clone()?, names.clone()))).collect()
+pub fn nodes(held: &Held, victims: &[Candidate]) -> BTreeMap<String, BTreeSet<FaultKind>> {
+    let kinds = BTreeSet::from([held.kind]);
+    victims.iter().filter_map(|victim| Some((victim.node.clone()?, kinds.clone()))).collect()
 }
 
 pub fn lacks(held: &Held, victims: &[Candidate], seen: &Observation) -> Lacks {
@@ -154,7 +157,7 @@ pub fn lacks(held: &Held, victims: &[Candidate], seen: &Observation) -> Lacks {
         }
         let node = victim.node.as_deref().unwrap_or_default();
         match seen.agents.get(node) {
-            Some(AgentSeen::Ready { faults, .. }) if !faults.contains(held.kind.name()) => {
+            Some(AgentSeen::Ready { faults, .. }) if !faults.contains(&held.kind) => {
                 return Lacks::Agents(format!("the agent on node {node} was not made for {}", held.kind));
             }
             Some(AgentSeen::Ready { faults: _, cannot }) => {

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::api::{
-    Cord, Duration, Entry, GameDayRunSpec, GameDayRunStatus, InjectionPhase, People, Stop, TargetKind, WorkloadRef,
+    Cord, Duration, Entry, FaultKind, GameDayRunSpec, GameDayRunStatus, InjectionPhase, People, Stop, TargetKind, WorkloadRef,
 };
 
 pub use admit::Plan;
@@ -156,7 +156,7 @@ pub enum AgentSeen {
     /// It answers.
     Ready {
         /// Those that it was made for: it has no rights for others.
-        faults: BTreeSet<String>,
+        faults: BTreeSet<FaultKind>,
         /// Those that its node cannot hold, and why.
         cannot: BTreeMap<String, String>,
     },
@@ -332,7 +332,7 @@ pub struct Step {
     pub entries: Vec<Entry>,
     pub actions: Vec<Action>,
     /// Nodes on which an agent must answer, and the faults that it must be able to hold.
-    pub nodes: BTreeMap<String, BTreeSet<String>>,
+    pub nodes: BTreeMap<String, BTreeSet<FaultKind>>,
     /// Whether the state must be recorded before anything else; otherwise it may wait for
     /// [`limits::REFRESH`].
     pub urgent: bool,

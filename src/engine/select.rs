@@ -14,7 +14,7 @@ pub fn rank<'a, T>(seed: u64, experiment: &str, round: u32, candidates: &'a [T],
 
 /// A candidate's lot. ChaCha8, because `StdRng` may change from version to version, and a seed in an old report
 /// must still mean the same.
-fn lot(seed: u64, experiment: &str, round: u32, name: &str) -> u64 {
+pub(super) fn lot(seed: u64, experiment: &str, round: u32, name: &str) -> u64 {
     let mut key = [0u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&fnv1a(experiment).to_le_bytes());

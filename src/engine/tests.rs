@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::guard::{self, Chosen};
 use super::steady::Seen;
 use super::*;
-use crate::api::{ExperimentPhase, ExperimentStatus, GameDaySpec, People, RunPhase, Verdict, says};
+use crate::api::{ExperimentPhase, ExperimentStatus, FaultKind, GameDaySpec, People, RunPhase, Verdict, says};
 
 const CHECKOUT: &str = r#"
 hypothesis: Checkout answers while a pod dies.
@@ -364,8 +364,8 @@ experiments:
 "#;
 
 /// An agent that answers, and was made for this fault.
-fn ready(fault: &str, cannot: BTreeMap<String, String>) -> AgentSeen {
-    AgentSeen::Ready { faults: BTreeSet::from([fault.to_owned()]), cannot }
+fn ready(fault: FaultKind, cannot: BTreeMap<String, String>) -> AgentSeen {
+    AgentSeen::Ready { faults: BTreeSet::from([fault]), cannot }
 }
 
 /// What a node-held fault is armed with: everything in order but what is changed.
@@ -375,7 +375,7 @@ fn armed(change: impl Fn(&mut Observation)) -> (Run, Step) {
     for pod in &mut seen.pods {
         pod.node = Some("node1".to_owned());
     }
-    seen.agents.insert("node1".to_owned(), ready("network", BTreeMap::new()));
+    seen.agents.insert("node1".to_owned(), ready(FaultKind::Network, BTreeMap::new()));
     change(&mut seen);
     let step = take(&mut run, &seen, 20);
     (run, step)
@@ -389,11 +389,11 @@ fn a_fault_that_a_node_holds_is_armed_only_when_the_node_can() {
     let cases: [(Change, ExperimentPhase, &str); 8] = [
         (Box::new(|_| {}), ExperimentPhase::Injecting, ""),
         // It lacks the rights for a network fault, and says that it cannot: another is on its way.
-        (Box::new(agent(ready("cpu", cannot.clone()))), ExperimentPhase::Arming, ""),
+        (Box::new(agent(ready(FaultKind::Cpu, cannot.clone()))), ExperimentPhase::Arming, ""),
         (Box::new(|seen| seen.agents.clear()), ExperimentPhase::Arming, ""),
         (Box::new(agent(AgentSeen::Starting("its pod starts".to_owned()))), ExperimentPhase::Arming, ""),
         (Box::new(agent(AgentSeen::Cannot("no image".to_owned()))), ExperimentPhase::Judged, "no agent on node node1: no image"),
-        (Box::new(agent(ready("network", cannot))), ExperimentPhase::Judged, "cannot hold network: no nf_tables"),
+        (Box::new(agent(ready(FaultKind::Network, cannot))), ExperimentPhase::Judged, "cannot hold network: no nf_tables"),
         (
             Box::new(|seen| seen.pods.iter_mut().for_each(|pod| pod.host_network = true)),
             ExperimentPhase::Judged,
@@ -443,5 +443,22 @@ fn what_a_node_says_of_its_order_is_what_counts() {
         }
         take(&mut run, &seen, 21);
         assert_eq!(run.status.experiments[0].phase, phase, "{injection:?}: {:?}", run.status.experiments[0].doubt);
+    }
+}
+
+#[test]
+fn a_fault_between_two_containers_is_still_held() {
+    use crate::api::{InjectionPhase, InjectionSpec};
+    let (mut run, _) = armed(|_| {});
+    let target = run.status.experiments[0].targets[0].uid.clone();
+    let name = InjectionSpec::name("run-uid", "far-away", &target);
+    let phases = [InjectionPhase::Holding, InjectionPhase::Pending, InjectionPhase::Holding];
+    for (second, phase) in (21..).zip(phases) {
+        let mut seen = seen(&run, 0, second);
+        let bite = Some("7 packets hit".to_owned());
+        seen.injections.insert(name.clone(), InjectionSeen { phase, bite, clean: None, why: None });
+        take(&mut run, &seen, second);
+        assert_eq!(run.status.experiments[0].phase, ExperimentPhase::Holding, "{phase:?}: {:?}", run.status.experiments[0].doubt);
+        assert!(run.status.experiments[0].doubt.is_none(), "{phase:?}");
     }
 }

@@ -18,7 +18,13 @@ pub enum Event {
     /// Taken back by the holder, and read back.
     Cleared { end: End, clean: Clean },
     /// Not in force any more before its time, or only in part. What is left was taken back and read back.
-    Lost { why: String, clean: Clean },
+    Lost {
+        why: String,
+        clean: Clean,
+        /// Because the target itself is gone, and not only what was done to it.
+        #[serde(default)]
+        target_gone: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -168,7 +168,8 @@ pub fn run(order: &Order, orders: Option<Orders>, report: &mut Report) -> Exit {
     };
     report.say(&match ended {
         Ok(end) => Event::Cleared { end, clean },
-        Err(lost) => Event::Lost { why: lost.to_string(), clean },
+        // A worker in the target's cgroup may have been the first to notice.
+        Err(lost) => Event::Lost { why: lost.to_string(), clean, target_gone: target.is_gone() },
     });
     exit
 }

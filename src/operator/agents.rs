@@ -12,7 +12,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::api::{AGENT, ANNOTATION_CANNOT, ANNOTATION_FAULTS};
+use crate::api::{AGENT, ANNOTATION_CANNOT, ANNOTATION_FAULTS, FaultKind};
 use crate::cluster::client::ask;
 use crate::cluster::{Change, follow};
 use crate::engine::AgentSeen;
@@ -23,12 +23,15 @@ use super::desk::{Desk, lock};
 const IDLE: Duration = Duration::from_secs(300);
 /// An agent says that it is there every five seconds; three times that without a word, and it does not answer.
 const SILENT: Duration = Duration::from_secs(15);
+/// An order that an agent was ready for is seen by then: a write, and the news of it.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// What is wanted is looked at again so often, whatever the watches say.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub struct Agents {
     pub namespace: String,
     operator: String,
+    source: Source,
     image: Option<String>,
     client: Client,
     wanted: Mutex<BTreeMap<String, Wanted>>,
@@ -41,8 +44,26 @@ pub struct Agents {
 }
 
 struct Wanted {
-    faults: BTreeSet<String>,
+    faults: BTreeSet<FaultKind>,
     at: Instant,
+    /// When somebody was last content with the agent that is there: an order to it may be on its way.
+    content: Option<Instant>,
+}
+
+/// Where agents come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The operator makes them on the nodes that a run needs, and removes them when they are idle.
+    #[default]
+    OnDemand,
+    /// A DaemonSet: one on each node, always.
+    Standing,
+}
+
+impl Wanted {
+    fn new(faults: BTreeSet<FaultKind>) -> Self {
+        Wanted { faults, at: Instant::now(), content: None }
+    }
 }
 
 /// The namespace of agents and of their orders.
@@ -51,10 +72,11 @@ pub fn namespace(operator: &str) -> String {
 }
 
 impl Agents {
-    pub fn new(client: &Client, operator: &str, image: Option<String>) -> Self {
+    pub fn new(client: &Client, operator: &str, source: Source, image: Option<String>) -> Self {
         Agents {
             namespace: namespace(operator),
             operator: operator.to_owned(),
+            source,
             image,
             client: client.clone(),
             wanted: Mutex::default(),
@@ -71,12 +93,15 @@ impl Agents {
     }
 
     /// Does not wait.
-    pub fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>) {
-        let mut wanted = lock(&self.wanted);
+    pub fn need(&self, nodes: &BTreeMap<String, BTreeSet<FaultKind>>) {
+        let (mut wanted, pods) = (lock(&self.wanted), lock(&self.pods));
         for (node, faults) in nodes {
-            let known = wanted.entry(node.clone()).or_insert_with(|| Wanted { faults: BTreeSet::new(), at: Instant::now() });
-            known.faults.extend(faults.iter().cloned());
+            let known = wanted.entry(node.clone()).or_insert_with(|| Wanted::new(BTreeSet::new()));
+            known.faults.extend(faults);
             known.at = Instant::now();
+            if pods.values().any(|pod| node_of(pod) == Some(node) && faults_of(pod).is_superset(faults)) {
+                known.content = Some(known.at);
+            }
         }
         self.news.notify_one();
     }
@@ -89,9 +114,12 @@ impl Agents {
         for (node, wanted) in wanted.iter() {
             let pod = pods.values().find(|pod| node_of(pod) == Some(node));
             let state = match pod {
-                _ if self.image.is_none() => AgentSeen::Cannot("the operator was started without --agent-image".to_owned()),
+                _ if self.source == Source::OnDemand && self.image.is_none() => {
+                    AgentSeen::Cannot("the operator was started without --agent-image".to_owned())
+                }
                 None => match refused.get(node) {
                     Some(why) => AgentSeen::Cannot(why.clone()),
+                    None if self.source == Source::Standing => AgentSeen::Starting("the DaemonSet has none there".to_owned()),
                     None => AgentSeen::Starting("asked for".to_owned()),
                 },
                 Some(pod) if pod.metadata.deletion_timestamp.is_some() => AgentSeen::Starting("another is going away".to_owned()),
@@ -106,18 +134,21 @@ impl Agents {
     }
 
     async fn tend(&self, busy: &BTreeSet<String>) {
-        let Some(image) = &self.image else { return };
+        let (Source::OnDemand, Some(image)) = (self.source, &self.image) else { return };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let pods: Vec<Pod> = lock(&self.pods).values().cloned().collect();
-        let wanted: BTreeMap<String, BTreeSet<String>> = {
+        let wanted: BTreeMap<String, BTreeSet<FaultKind>> = {
             let (mut wanted, mut adopted) = (lock(&self.wanted), lock(&self.adopted));
             for pod in &pods {
                 if let (Some(node), true) = (node_of(pod), adopted.insert(pod.uid().unwrap_or_default())) {
-                    wanted.entry(node.clone()).or_insert_with(|| Wanted { faults: faults_of(pod), at: Instant::now() });
+                    wanted.entry(node.clone()).or_insert_with(|| Wanted::new(faults_of(pod)));
                 }
             }
             wanted.retain(|node, wanted| wanted.at.elapsed() < IDLE || busy.contains(node));
             wanted.iter().map(|(node, wanted)| (node.clone(), wanted.faults.clone())).collect()
+        };
+        let content = |node: &str| {
+            lock(&self.wanted).get(node).and_then(|wanted| wanted.content).is_some_and(|at| at.elapsed() < ON_ITS_WAY)
         };
         for (node, faults) in &wanted {
             if pods.iter().any(|pod| node_of(pod) == Some(node)) {
@@ -138,7 +169,7 @@ impl Agents {
             let Some(node) = node_of(&pod) else { continue };
             let lacks = wanted.get(node).is_some_and(|faults| !faults_of(&pod).is_superset(faults));
             let ended = matches!(phase(&pod), "Failed" | "Succeeded");
-            let useless = (!wanted.contains_key(node) || lacks) && !busy.contains(node) || ended;
+            let useless = (!wanted.contains_key(node) || lacks && !content(node)) && !busy.contains(node) || ended;
             if useless && pod.metadata.deletion_timestamp.is_none() {
                 let uid = Some(Preconditions { uid: pod.uid(), resource_version: None });
                 let params = DeleteParams { preconditions: uid, ..DeleteParams::default() };
@@ -226,35 +257,45 @@ fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
 }
 
-fn faults_of(pod: &Pod) -> BTreeSet<String> {
-    pod.annotations().get(ANNOTATION_FAULTS).into_iter().flat_map(|faults| faults.split(',')).map(str::to_owned).collect()
+fn faults_of(pod: &Pod) -> BTreeSet<FaultKind> {
+    let names = pod.annotations().get(ANNOTATION_FAULTS).map_or("", String::as_str);
+    FaultKind::held().filter(|kind| names.split(',').any(|name| name == kind.name())).collect()
 }
 
-/// What a holder of this fault needs to begin; most of it is dropped before the fault is in force.
-fn capabilities(fault: &str) -> &'static [&'static str] {
+/// What holders of this fault need to begin; most of it is dropped before the fault is in force. To reach a target's
+/// cgroup, files or network by its process is SYS_PTRACE; what uid 0 may not read or write in it is DAC.
+fn capabilities(fault: FaultKind) -> &'static [&'static str] {
     match fault {
-        "network" => &["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "SYS_NICE"],
-        "files" => &["SYS_ADMIN", "SYS_PTRACE"],
-        "pause" | "cpu" | "memory" | "processes" | "diskFill" | "diskIo" => &["SYS_PTRACE"],
-        "containerKill" => &["KILL"],
-        _ => &[],
+        FaultKind::Network => &["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "SYS_NICE"],
+        FaultKind::Files => &["SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"],
+        FaultKind::DiskFill | FaultKind::DiskIo => &["SYS_PTRACE", "DAC_OVERRIDE"],
+        FaultKind::Pause | FaultKind::Cpu | FaultKind::Memory | FaultKind::Processes => &["SYS_PTRACE"],
+        FaultKind::ContainerKill => &["KILL"],
+        FaultKind::PodKill | FaultKind::PodEvict | FaultKind::Scale | FaultKind::Cordon => &[],
     }
 }
 
-fn pod(image: &str, operator: &str, node: &str, faults: &BTreeSet<String>) -> Pod {
-    let add: BTreeSet<&str> =
-        faults.iter().flat_map(|fault| capabilities(fault)).copied().chain(["KILL", "SYS_PTRACE"]).collect();
-    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
-    let pod = json!({
+fn pod(image: &str, operator: &str, node: &str, faults: &BTreeSet<FaultKind>) -> Pod {
+    let mut pod = template(image, operator, node, faults);
+    pod["metadata"]["name"] = json!(format!("agent-{node}"));
+    pod["spec"]["nodeName"] = json!(node);
+    serde_json::from_value(pod).expect("this is a pod")
+}
+
+/// An agent's pod for these faults, without a name: of one node, or of a DaemonSet where `node` is a reference to the
+/// variable `NODE_NAME`.
+pub fn template(image: &str, operator: &str, node: &str, faults: &BTreeSet<FaultKind>) -> serde_json::Value {
+    let add: BTreeSet<&str> = faults.iter().flat_map(|fault| capabilities(*fault)).copied().collect();
+    let faults = faults.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(",");
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": format!("agent-{node}"),
             "labels": {"app.kubernetes.io/name": AGENT},
-            "annotations": {ANNOTATION_FAULTS: faults.join(",")},
+            "annotations": {ANNOTATION_FAULTS: faults},
         },
         "spec": {
-            "nodeName": node,
             "serviceAccountName": AGENT,
             "hostPID": true,
             "restartPolicy": "Always",
@@ -264,10 +305,13 @@ fn pod(image: &str, operator: &str, node: &str, faults: &BTreeSet<String>) -> Po
                 "name": "agent",
                 "image": image,
                 "imagePullPolicy": "IfNotPresent",
-                "args": ["agent", "--node", node, "--operator-namespace", operator],
+                "args": ["agent", "--node", node, "--operator-namespace", operator, "--faults", faults],
                 "env": [
-                    {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-                    {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+                    field("POD_UID", "metadata.uid"),
+                    field("POD_NAMESPACE", "metadata.namespace"),
+                    field("NODE_NAME", "spec.nodeName"),
+                    // From where the kubelet probes.
+                    field("NODE_ADDRESSES", "status.hostIPs"),
                 ],
                 "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
                 "securityContext": {
@@ -279,6 +323,19 @@ fn pod(image: &str, operator: &str, node: &str, faults: &BTreeSet<String>) -> Po
                 },
             }],
         },
-    });
-    serde_json::from_value(pod).expect("this is a pod")
+    })
+}
+
+/// One agent on each node, always, for every fault.
+pub fn daemon_set(image: &str, operator: &str) -> serde_json::Value {
+    let pod = template(image, operator, "$(NODE_NAME)", &FaultKind::held().collect());
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": AGENT, "namespace": namespace(operator), "labels": {"app.kubernetes.io/name": AGENT}},
+        "spec": {
+            "selector": {"matchLabels": {"app.kubernetes.io/name": AGENT}},
+            "template": {"metadata": pod["metadata"], "spec": pod["spec"]},
+        },
+    })
 }

@@ -1,6 +1,6 @@
 //! What all runs have in common: the runs and cords as last seen, and what a run's task needs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -42,6 +42,8 @@ pub struct Desk {
     pub board: Board,
     /// A run is gone: there may be something to sweep.
     pub litter: Notify,
+    /// Orders to nodes have.
+    pub orders_changed: Notify,
     runs: Mutex<HashMap<String, Arc<SeenRun>>>,
     cords: Mutex<HashMap<String, Cord>>,
     /// By uid; absent until they were read once.
@@ -114,6 +116,7 @@ impl Desk {
             busy: Mutex::new(Some(busy)),
             board: Board::default(),
             litter: Notify::new(),
+            orders_changed: Notify::new(),
             runs: Mutex::default(),
             cords: Mutex::default(),
             injections: Mutex::default(),
@@ -178,7 +181,7 @@ impl Desk {
         match change {
             Change::Is(DeserializeGuard(Ok(injection))) => {
                 of = Some(injection.spec.run.uid.clone());
-                orphan = !injection.spec.revert && !injection.status.as_ref().is_some_and(|status| status.phase.is_over());
+                orphan = !injection.spec.revert && !is_over(&injection);
                 injections.insert(injection.uid().unwrap_or_default(), injection);
             }
             Change::Is(DeserializeGuard(Err(invalid))) => {
@@ -193,6 +196,7 @@ impl Desk {
             }
         }
         drop(kept);
+        self.orders_changed.notify_one();
         for (uid, run) in lock(&self.runs).iter() {
             if of.as_ref().is_none_or(|of| of == uid) {
                 orphan &= run.now().finished;
@@ -224,11 +228,15 @@ impl Desk {
         Some(seen)
     }
 
+    /// Orders that have not ended, and are not to.
+    pub fn live_orders(&self) -> Vec<Injection> {
+        lock(&self.injections).1.values().filter(|order| !is_over(order) && !order.spec.revert).cloned().collect()
+    }
+
     /// Nodes with orders that have not ended.
-    pub fn busy_nodes(&self) -> std::collections::BTreeSet<String> {
+    pub fn busy_nodes(&self) -> BTreeSet<String> {
         let kept = lock(&self.injections);
-        let live = |injection: &&Injection| !injection.status.as_ref().is_some_and(|status| status.phase.is_over());
-        kept.1.values().filter(live).map(|injection| injection.spec.node.clone()).collect()
+        kept.1.values().filter(|order| !is_over(order)).map(|injection| injection.spec.node.clone()).collect()
     }
 
     /// Every run's task looks again.
@@ -345,6 +353,10 @@ impl Desk {
             self.litter.notify_one();
         }
     }
+}
+
+fn is_over(order: &Injection) -> bool {
+    order.status.as_ref().is_some_and(|status| status.phase.is_over())
 }
 
 fn first_seen(object: &GameDayRun) -> SeenRun {

@@ -10,9 +10,10 @@ mod events;
 mod gameday;
 mod guardrails;
 mod health;
+mod orders;
 mod runs;
 
-pub use agents::namespace as agents_namespace;
+pub use agents::{Source, daemon_set, namespace as agents_namespace};
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -52,6 +53,7 @@ pub struct Options {
     pub namespace: String,
     /// Who this is: the pod's name.
     pub identity: String,
+    pub agents: Source,
     /// The image that agents are started from; absent: none are, and faults that nodes hold are refused.
     pub agent_image: Option<String>,
     /// Where health and metrics are answered.
@@ -96,7 +98,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let (busy, mut idle) = mpsc::channel(1);
     let events = Events::start(&client, &identity);
-    let agents = Agents::new(&client, &options.namespace, options.agent_image.clone());
+    let agents = Agents::new(&client, &options.namespace, options.agents, options.agent_image.clone());
     let desk = Arc::new(Desk::new(client, agents, held.leader.clone(), Arc::clone(&metrics), events, stopping, busy));
     let mut duties = start(&desk);
     let ended = tokio::select! {
@@ -191,6 +193,11 @@ fn start(desk: &Arc<Desk>) -> JoinSet<&'static str> {
     duties.spawn(async move {
         agents::tend(&at).await;
         "agents"
+    });
+    let at = Arc::clone(desk);
+    duties.spawn(async move {
+        orders::tend(&at).await;
+        "orders"
     });
 
     let guardrails: Api<DeserializeGuard<Guardrail>> = Api::all(desk.client.clone());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::api::{Entry, GameDayRunStatus, Guardrail, People, RunPhase, Stop};
+use crate::api::{Entry, FaultKind, GameDayRunStatus, Guardrail, People, RunPhase, Stop};
 use crate::cluster::{self, ClusterWorld, Injections, Surroundings, read_replicas, record, slots};
 use crate::engine::{AgentSeen, Guarded, Pulled, Run, Track};
 use crate::probe::{Clock, Prober, ReadWorkload, Replicas, Sampler};
@@ -248,7 +248,7 @@ impl Surroundings for Around {
         self.desk.agents.seen()
     }
 
-    fn need(&self, nodes: &BTreeMap<String, BTreeSet<String>>) {
+    fn need(&self, nodes: &BTreeMap<String, BTreeSet<FaultKind>>) {
         self.desk.agents.need(nodes);
     }
 

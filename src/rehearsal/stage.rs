@@ -451,7 +451,7 @@ impl Stage {
             }
         }
         let View { deleted, stop, cord, pods, nodes, workloads, injections } = view;
-        let faults = FaultKind::ALL.iter().map(|kind| kind.name().to_owned()).collect();
+        let faults = FaultKind::held().collect();
         let ready = AgentSeen::Ready { faults, cannot: BTreeMap::new() };
         let agents = self.cluster.nodes.keys().map(|name| (name.clone(), ready.clone())).collect();
         let recorded = run.status.experiments.iter().flat_map(|experiment| &experiment.targets);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use jiff::Timestamp;
 
-use crate::api::{Duration, Entry, GameDayRunStatus};
+use crate::api::{Duration, Entry, FaultKind, GameDayRunStatus};
 use crate::engine::{Action, Observation, Outcome, Run, SlotSeen};
 use crate::turn::{Loaded, Next, RecordError, Trouble, Turn, World};
 
@@ -165,7 +165,7 @@ impl World for Pretend {
         }
     }
 
-    fn need(&self, _run: &Run, _nodes: &BTreeMap<String, BTreeSet<String>>) {
+    fn need(&self, _run: &Run, _nodes: &BTreeMap<String, BTreeSet<FaultKind>>) {
         // Pretended nodes have their agents.
     }
 

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::{Cap, GuardrailSpec, InjectionPhase, People, Percent, ReadyAtLeast, RunPhase, SingleReplica, Whose};
+use crate::api::{Cap, FaultKind, GuardrailSpec, InjectionPhase, People, Percent, ReadyAtLeast, RunPhase, SingleReplica, Whose};
 use crate::engine::guardrail::slots::{Board, Next, Ticket, leave, turn};
 use crate::engine::guardrail::{NodeShown, PodShown, WorkloadShown};
 use crate::engine::steady::{Sample, Seen};
@@ -222,7 +222,7 @@ impl Sim {
             };
             (reference, Some(seen))
         });
-        let ready = AgentSeen::Ready { faults: BTreeSet::from(["cpu".to_owned()]), cannot: BTreeMap::new() };
+        let ready = AgentSeen::Ready { faults: BTreeSet::from([FaultKind::Cpu]), cannot: BTreeMap::new() };
         Observation {
             gone: gone.map(|target| target.uid.clone()).collect(),
             workloads: workloads.collect(),
