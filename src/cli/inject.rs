@@ -58,7 +58,7 @@ impl Inject {
         run::start(&connection, &game_day, None, None, output).await
     }
 
-    fn game_day(&self) -> Result<GameDay, Failure> {
+    pub fn game_day(&self) -> Result<GameDay, Failure> {
         let words: serde_json::Map<String, Value> = self.words.iter().cloned().collect();
         let mut targets = json!({"choose": {"count": self.count}});
         if let Some(labels) = &self.pods {

@@ -175,6 +175,12 @@ fn a_cluster_that_does_not_answer_is_one_line_and_exit_code_5() {
 }
 
 #[test]
+fn a_fault_that_does_not_exist_is_not_explained() {
+    let (out, err, code) = said(&gameday(&["explain", "netwrok"]));
+    assert_eq!((out.as_str(), err.as_str(), code), ("", "no fault and no field \"netwrok\": did you mean network?\n", Some(2)));
+}
+
+#[test]
 fn a_mistyped_verb_is_exit_code_2() {
     assert_eq!(said(&gameday(&["rum"])).2, Some(2));
     assert_eq!(said(&gameday(&["stop"])).2, Some(2));
