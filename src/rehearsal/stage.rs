@@ -542,6 +542,8 @@ impl Stage {
             }
             What::Order(order) => {
                 let adds = match (&order.fault.network, &order.fault.pause) {
+                    // Who asks is not among those whom it names.
+                    (Some(network), None) if network.to.is_some() => Duration::ZERO,
                     (Some(network), None) if network.partition == Some(true) => NEVER,
                     (Some(network), None) => network.delay.unwrap_or_default(),
                     (None, Some(_)) => NEVER,
