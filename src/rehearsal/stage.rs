@@ -396,6 +396,7 @@ impl Stage {
                     ready: pod.ready,
                     terminating: pod.ends.is_some(),
                     containers: vec![("app".to_owned(), uid.clone())],
+                    liveness: BTreeMap::new(),
                     host_network: false,
                 })
                 .collect(),
