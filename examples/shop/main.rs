@@ -7,8 +7,10 @@
 
 use std::env;
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,8 @@ const WAITING: usize = 256;
 const REQUEST_BYTES_MAX: u64 = 16 * 1024;
 /// What an upstream said is quoted, not stored.
 const UPSTREAM_BYTES_MAX: u64 = 64 * 1024;
+/// A journal is there to be written, not to be kept: at this size it is begun anew.
+const JOURNAL_BYTES_MAX: u64 = 1024 * 1024;
 /// How long a client may take to send its request or to take a piece of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,6 +44,8 @@ Options, each with its environment variable, over which the flag wins:
   --upstream-timeout TIME  for the whole call, but the name (1s)      SHOP_UPSTREAM_TIMEOUT
   --delay TIME             wait before each answer (0ms)              SHOP_DELAY
   --status CODE            answer with it instead of 200              SHOP_STATUS
+  --journal FILE           append a line for each /; who cannot
+                           write says so and answers all the same     SHOP_JOURNAL
   --body-forever           give / a body that never ends              SHOP_BODY_FOREVER=1
   --ignore-sigterm         serve on until killed                      SHOP_IGNORE_SIGTERM=1
   --help                   this text
@@ -54,6 +60,7 @@ struct Options {
     upstream_timeout: Duration,
     delay: Duration,
     status: u16,
+    journal: Option<PathBuf>,
     body_forever: bool,
     ignore_sigterm: bool,
     /// The name in each answer: the pod's, which Kubernetes gives as HOSTNAME.
@@ -103,6 +110,7 @@ fn parse(mut arguments: impl Iterator<Item = String>, environment: impl Fn(&str)
         upstream_timeout: parse_time(&variable("SHOP_UPSTREAM_TIMEOUT").unwrap_or_else(|| "1s".into()))?,
         delay: parse_time(&variable("SHOP_DELAY").unwrap_or_else(|| "0ms".into()))?,
         status: parse_status(&variable("SHOP_STATUS").unwrap_or_else(|| "200".into()))?,
+        journal: variable("SHOP_JOURNAL").map(PathBuf::from),
         body_forever: variable("SHOP_BODY_FOREVER").is_some(),
         ignore_sigterm: variable("SHOP_IGNORE_SIGTERM").is_some(),
         name: variable("HOSTNAME").unwrap_or_else(|| "shop".into()),
@@ -119,6 +127,7 @@ fn parse(mut arguments: impl Iterator<Item = String>, environment: impl Fn(&str)
             "--upstream-timeout" => options.upstream_timeout = parse_time(&value()?)?,
             "--delay" => options.delay = parse_time(&value()?)?,
             "--status" => options.status = parse_status(&value()?)?,
+            "--journal" => options.journal = Some(value()?.into()),
             "--body-forever" => options.body_forever = true,
             "--ignore-sigterm" => options.ignore_sigterm = true,
             "--help" | "-h" => return Ok(Command::Help),
@@ -221,7 +230,12 @@ fn answer(options: &Options, stream: &TcpStream) -> io::Result<()> {
         Some("/healthz") => respond(stream, options.status, "ok\n"),
         Some("/") if options.body_forever => respond_forever(stream, options.status),
         Some("/") => {
-            let (status, body) = greet(options);
+            let (status, mut body) = greet(options);
+            if let Some(journal) = &options.journal
+                && let Err(error) = note(journal, &body)
+            {
+                body.push_str(&format!("the journal cannot be written: {error}\n"));
+            }
             respond(stream, status, &body)
         }
         _ => respond(stream, 404, "only / and /healthz are here\n"),
@@ -276,6 +290,15 @@ fn greet(options: &Options) -> (u16, String) {
         Ok(said) => (options.status, format!("{name} is open; upstream said: {}\n", said.trim_end())),
         Err(problem) => (502, format!("{name}: {}: {problem}\n", upstream.authority)),
     }
+}
+
+/// Appends to the journal, which is opened each time: a slow or failing file system is met with each request.
+fn note(journal: &Path, line: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).open(journal)?;
+    if file.metadata()?.len() > JOURNAL_BYTES_MAX {
+        file.set_len(0)?;
+    }
+    file.write_all(line.as_bytes())
 }
 
 /// Why upstream gave no good answer.
@@ -456,6 +479,22 @@ mod tests {
         assert!(matches!(read_answer("HTTP/1.1 503 Failing\r\n\r\nno"), Err(UpstreamProblem::Status(503))));
         assert_eq!(read_answer("HTTP/1.1 200 OK\r\nA: b\r\n\r\nyes").unwrap(), "yes");
         assert!(matches!(read_answer("SSH-2.0"), Err(UpstreamProblem::NoSense)));
+    }
+
+    #[test]
+    fn each_answer_is_in_the_journal_and_is_given_where_there_is_none() {
+        let folder = env::temp_dir().join(format!("shop-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let journal = folder.join("journal");
+        let said = once(&["--journal", journal.to_str().unwrap()]);
+        assert!(said.ends_with(&std::fs::read_to_string(&journal).unwrap()), "{said}");
+        std::fs::write(&journal, vec![b'.'; 1024 * 1024 + 1]).unwrap();
+        once(&["--journal", journal.to_str().unwrap()]);
+        assert!(std::fs::read_to_string(&journal).unwrap().ends_with("is open\n"));
+        assert!(std::fs::metadata(&journal).unwrap().len() < 100);
+        let said = once(&["--journal", folder.to_str().unwrap()]);
+        assert!(said.starts_with("HTTP/1.1 200 ") && said.contains("the journal cannot be written: "), "{said}");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

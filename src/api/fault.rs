@@ -11,44 +11,51 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("[has(self.podKill), has(self.podEvict), has(self.scale), has(self.cordon), has(self.network), has(self.cpu), has(self.memory), has(self.diskFill), has(self.diskIo), has(self.files), has(self.processes), has(self.pause), has(self.containerKill)].filter(x, x).size() == 1", says::ONE_FAULT))]
 pub struct Fault {
-    /// Delete pods. It bites when the pod's uid is gone.
+    /// Delete pods. It has bitten when the pod's uid is gone; its workload makes another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_kill: Option<PodKill>,
     /// Ask the Eviction API, which honours disruption budgets. A refusal is shown and asked again until the
     /// hold ends; it is never bypassed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_evict: Option<PodEvict>,
-    /// Set a workload's replicas, and set them back.
+    /// Set a workload's replicas, and set them back. Needs `targets.workload`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
-    /// Mark nodes unschedulable, and schedulable again.
+    /// Mark nodes unschedulable, and schedulable again. Needs `targets.nodes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordon: Option<Cordon>,
-    /// Disturb packets between the pods and others.
+    /// Disturb packets between the pods and others. Everything is done to whole packets in the pod's own network: nothing
+    /// else on its node notices. A pod has one network fault at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
-    /// Burn processor time in a container.
+    /// Burn processor time in a container. Give `percent` or `cores`, one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
-    /// Fill a container's memory, giving way when it grows itself.
+    /// Fill a container's memory, giving way when it grows itself. Give `percent` or `bytes`, one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// Fill the file system under a path of a container.
+    /// Fill the file system under a path of a container. Give `percent` or `bytes`, one of them. What lies on the node's
+    /// own disk, an emptyDir too, is filled to 85 % at most; what lies in memory is charged to the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_fill: Option<DiskFill>,
-    /// Compete for the disk under a path of a container.
+    /// Compete for the disk under a path of a container, past its cache. What that does to the target is a property of
+    /// the disk: it is measured, never promised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_io: Option<DiskIo>,
-    /// Delay or fail opening and reading files under a path of a container.
+    /// Delay or fail opening and reading files under a path of a container. Give `delay`, `error`, or both. Files that were
+    /// open before are not touched, nor are calls that open nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
-    /// Use up a container's process limit.
+    /// Use up a container's process limit. It or its pod must have one, which the kubelet's `podPidsLimit` sets and most
+    /// clusters do not; without one the fault is refused. Give `percent`, `leave`, or neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<Processes>,
-    /// Stop every thread of a container.
+    /// Stop every thread of a container. Connections stay open and nothing answers. Held longer than its liveness probe is
+    /// patient, the kubelet restarts the container; `gameday plan` warns of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
-    /// Send a container's first process a signal, once.
+    /// Send a container's first process a signal, once. It has bitten when the process is gone; the kubelet starts
+    /// another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_kill: Option<ContainerKill>,
 }
@@ -59,7 +66,7 @@ pub struct PodKill {
     /// Time the pod has to end after SIGTERM. Absent: the pod's own. `0s` kills at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<Duration>,
-    /// Choose and kill again, each time this long after the last, until the hold ends.
+    /// Choose and kill again, each time this long after the last, until the hold ends. At least 1s; absent: once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<Duration>,
 }
@@ -67,7 +74,7 @@ pub struct PodKill {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodEvict {
-    /// Choose and evict again, each time this long after the last, until the hold ends.
+    /// Choose and evict again, each time this long after the last, until the hold ends. At least 1s; absent: once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<Duration>,
 }

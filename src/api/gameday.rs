@@ -176,6 +176,7 @@ pub enum OnBreach {
 #[x_kube(validation = ("has(self.fault.scale) == has(self.targets.workload)", says::WORKLOAD_FAULT))]
 #[x_kube(validation = ("has(self.fault.cordon) == has(self.targets.nodes)", says::NODE_FAULT))]
 pub struct Experiment {
+    /// Its name in the record, the report, and in `after`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     pub targets: Targets,

@@ -261,18 +261,7 @@ impl FaultKind {
 
     /// Those that an agent holds on its node.
     pub fn held() -> impl Iterator<Item = FaultKind> {
-        FaultKind::ALL.into_iter().filter(|kind| match kind {
-            FaultKind::PodKill | FaultKind::PodEvict | FaultKind::Scale | FaultKind::Cordon => false,
-            FaultKind::Network
-            | FaultKind::Cpu
-            | FaultKind::Memory
-            | FaultKind::DiskFill
-            | FaultKind::DiskIo
-            | FaultKind::Files
-            | FaultKind::Processes
-            | FaultKind::Pause
-            | FaultKind::ContainerKill => true,
-        })
+        FaultKind::ALL.into_iter().filter(|kind| kind.is_held())
     }
 
     /// As it is written in a game day.

@@ -34,13 +34,13 @@ pub struct Network {
     /// `Pareto` that is the standard deviation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
-    /// How much a delay resembles the one before it.
+    /// How much a delay resembles the one before it. Absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation: Option<Percent>,
     /// Lose this percentage of the packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Chance>,
-    /// Lose packets in rows of this many on average.
+    /// Lose packets in rows of this many on average. Absent: each by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub burst: Option<u32>,
@@ -56,13 +56,13 @@ pub struct Network {
     /// Let this percentage of the packets overtake those that are delayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reorder: Option<Chance>,
-    /// Let no more pass than this, like `10Mbit`.
+    /// Let no more pass than this, in bits a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
     /// Let nothing pass, and reset the target's connections so that it notices at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<bool>,
-    /// Hit only this percentage of the connections, whole ones, chosen by the seed.
+    /// Hit only this percentage of the connections, whole ones, chosen by the seed. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows: Option<Percent>,
     /// Only traffic with these. Absent: with everyone.
@@ -110,6 +110,8 @@ pub struct Peer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), inner(range(min = 1)))]
     pub own_ports: Option<Vec<u16>>,
+    /// Only this protocol. Absent: any. `ICMP` is ICMPv6 too, of which only echoes are touched: without the rest there is
+    /// no IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
 }

@@ -10,14 +10,15 @@ use super::{Duration, Percent};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cpu {
-    /// Of the limit of the container, or of its pod.
+    /// This part of the CPU limit of the container, or of its pod. Without a limit use `cores`.
     #[arg(long, value_parser = percent, conflicts_with = "cores")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
-    /// This many cores, 0.5 being half of one.
+    /// This many cores, 0.5 being half of one: above 0, at most those of the node.
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<f64>,
+    /// What the percentage or the cores are of: what is burnt, or what is used in all.
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub mode: CpuMode,
@@ -36,11 +37,12 @@ pub enum CpuMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
-    /// Fill until the working set is this part of the limit of the container, or of its pod.
+    /// Fill until the working set is this part of the memory limit of the container, or of its pod. Without a limit use
+    /// `bytes`.
     #[arg(long, value_parser = percent, conflicts_with = "bytes")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
-    /// Fill until the working set is this large.
+    /// Fill until the working set is this many bytes.
     #[arg(long, value_parser = bytes)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
@@ -57,18 +59,19 @@ pub struct Memory {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskFill {
-    /// A directory, as the target sees it.
+    /// A directory, as the target sees it, from `/` on.
     #[arg(long)]
     pub path: String,
-    /// Until the file system is this full, as df counts it.
+    /// Fill until the file system is this full, as df counts it.
     #[arg(long, value_parser = percent, conflicts_with = "bytes")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
-    /// This many bytes.
+    /// Fill this many bytes; no more than are free.
     #[arg(long, value_parser = bytes)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Allow filling the node's own file system so far that it evicts pods.
+    /// Allow filling the node's own file system so far that it evicts pods: above 85 % the kubelet deletes images, above
+    /// 90 % it evicts.
     #[arg(long)]
     #[serde(default)]
     pub evict: bool,
@@ -77,21 +80,25 @@ pub struct DiskFill {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskIo {
-    /// A directory on the disk, as the target sees it.
+    /// A directory on the disk, as the target sees it, from `/` on. Twice 16 MiB for each operation at once must be free.
     #[arg(long)]
     pub path: String,
+    /// What is done to the disk.
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub operation: DiskOperation,
-    /// Bytes of one operation, a multiple of 4096.
+    /// Bytes of one operation: a multiple of 4096, at most 16 MiB.
+    #[schemars(range(min = 4096, max = 16_777_216))]
     #[arg(long, value_parser = bytes, default_value = "1Mi")]
     #[serde(default = "DiskIo::default_block")]
     pub block: u64,
     /// Operations under way at once.
+    #[schemars(range(min = 1, max = 64))]
     #[arg(long, default_value_t = 8)]
     #[serde(default = "DiskIo::default_at_once")]
     pub at_once: u16,
     /// At most this many bytes a second, all together. Absent: as fast as the disk goes.
+    #[schemars(range(min = 1))]
     #[arg(long, value_parser = bytes)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<u64>,
@@ -118,22 +125,22 @@ pub enum DiskOperation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Files {
-    /// Files at or under this path, as the target sees it.
+    /// Files at or under this path, as the target sees it, from `/` on.
     #[arg(long)]
     pub path: String,
     /// Which calls.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "open")]
     #[serde(default = "Files::default_operations")]
     pub operations: Vec<FileOperation>,
-    /// Let them wait this long.
+    /// Let them wait this long, at most 60s.
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<Duration>,
-    /// Let them fail with this, after the delay if there is one.
+    /// Let them fail with this, after the delay if there is one. Before Linux 6.14 only with `EPERM`.
     #[arg(long, value_enum)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<FileError>,
-    /// This part of them.
+    /// This part of them, drawn by the seed.
     #[arg(long, value_parser = percent, default_value = "100")]
     #[serde(default = "Files::default_percent")]
     pub percent: Percent,
@@ -177,11 +184,11 @@ pub enum FileError {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Processes {
-    /// Until this part of the limit is in use.
+    /// Fill until this part of the limit is in use.
     #[arg(long, value_parser = percent, conflicts_with = "leave")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
-    /// Until this many are left. With neither, none is left.
+    /// Fill until this many are left. With neither `percent` nor this, none is left.
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<u32>,
@@ -190,7 +197,7 @@ pub struct Processes {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pause {
-    /// Absent: a container is paused whole, a pid alone.
+    /// Absent: a container is paused whole; by hand, a pid alone.
     #[arg(long, value_enum)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<PauseScope>,
@@ -208,6 +215,7 @@ pub enum PauseScope {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerKill {
+    /// The signal. It bites when the process has ended; nothing can ignore `KILL`.
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub signal: KillSignal,

@@ -9,12 +9,14 @@ use super::{Duration, Percent, WorkloadRef, limits, says};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("[has(self.http), has(self.tcp), has(self.workload)].filter(x, x).size() == 1", says::ONE_PROBE))]
 pub struct Probe {
+    /// Its name in the record and the report.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpProbe>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpProbe>,
+    /// The ready replicas of a workload in the game day's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadProbe>,
     /// A sample starts this often, whatever the previous one does. At least 100ms.
@@ -50,6 +52,7 @@ fn breach_after_default() -> i32 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpProbe {
+    /// Asked as written, from the operator's pod.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = ("isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''", says::URL))]
     pub url: String,
@@ -59,6 +62,7 @@ pub struct HttpProbe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpProbe {
+    /// Host and port, like `postgres.shop.svc:5432`.
     #[schemars(length(max = 300))]
     #[x_kube(validation = (r"self.matches('^(\\[[0-9a-fA-F:.]+\\]|[^:/\\[\\] ]+):[0-9]{1,5}$')", says::ADDRESS))]
     pub address: String,
@@ -92,6 +96,7 @@ pub struct Expect {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("has(self.count) != has(self.percent)", says::ONE_READY))]
 pub struct ReadyAtLeast {
+    /// So many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10_000))]
     pub count: Option<i32>,

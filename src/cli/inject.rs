@@ -15,10 +15,10 @@ use super::{Cluster, Exit, Failure, Output, run};
 /// gameday inject network delay=200ms jitter=20ms --pods app=checkout --http http://checkout.shop.svc/healthz --for 1m
 #[derive(Debug, Args)]
 pub struct Inject {
-    /// As a game day names it: podKill, network, cpu, memory, ...
+    /// As a game day names it: podKill, network, cpu, memory, ...; gameday explain lists them
     #[arg(value_name = "FAULT")]
     fault: String,
-    /// What of it, as in a game day: delay=200ms, percent=80
+    /// What of it, as in a game day: delay=200ms, percent=80; gameday explain FAULT shows all
     #[arg(value_name = "WORD=VALUE", value_parser = word)]
     words: Vec<(String, Value)>,
     /// Pods with these labels: app=checkout,tier=front
@@ -58,7 +58,7 @@ impl Inject {
         run::start(&connection, &game_day, None, None, output).await
     }
 
-    fn game_day(&self) -> Result<GameDay, Failure> {
+    pub fn game_day(&self) -> Result<GameDay, Failure> {
         let words: serde_json::Map<String, Value> = self.words.iter().cloned().collect();
         let mut targets = json!({"choose": {"count": self.count}});
         if let Some(labels) = &self.pods {

@@ -11,6 +11,7 @@ mod crds;
 mod doctor;
 mod document;
 mod exit;
+mod explain;
 mod follow;
 mod frame;
 mod inject;
@@ -74,6 +75,7 @@ enum Verb {
     Rehearse(rehearse::Rehearse),
     Run(run::Run),
     Inject(inject::Inject),
+    Explain(explain::Explain),
     Watch(watch::Watch),
     Stop(stop::Stop),
     Release(release::Release),
@@ -133,6 +135,7 @@ impl Cli {
             Verb::Rehearse(rehearse) => rehearse.run(&mut output),
             Verb::Run(run) => wait(run.run(&cluster, &mut output)),
             Verb::Inject(inject) => wait(inject.run(&cluster, &mut output)),
+            Verb::Explain(explain) => explain.run(&mut output),
             Verb::Watch(watch) => wait(watch.run(&cluster, &mut output)),
             Verb::Stop(stop) => wait(stop.run(&cluster, &mut output)),
             Verb::Release(release) => wait(release.run(&cluster, &mut output)),

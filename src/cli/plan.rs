@@ -20,6 +20,7 @@ use crate::engine::bound;
 use crate::engine::guard::{self, Chosen};
 use crate::engine::guarded::{self, Guarded};
 use crate::engine::guardrail::{self, Named, Says};
+use crate::engine::liveness;
 use crate::engine::{self, Answer, Observation, Permission, PodSeen, Run, RunId};
 use crate::operator::agents_namespace;
 use crate::report as reports;
@@ -99,10 +100,18 @@ fn tell(spec: &GameDaySpec, run: &Run, plan: &Admitted, seen: &Observation) -> (
                 lines.push(format!("     {sum}:"));
                 let answers =
                     seen.guarded.as_ref().map(|guarded| guarded.answers(run, index, &victims, candidates, &[], Timestamp::now()));
+                let pods = victims.iter().filter_map(|victim| seen.pods.iter().find(|pod| pod.uid == victim.target.uid));
+                // Pods of one workload say the same.
+                let restarts: BTreeSet<String> = pods
+                    .flat_map(|pod| {
+                        liveness::restarts(planned, pod.containers.iter().map(|(name, _)| name.as_str()), &pod.liveness)
+                    })
+                    .collect();
                 for victim in victims {
                     let node = victim.node.map(|node| format!(" on {node}")).unwrap_or_default();
                     lines.push(format!("     {}{node}  ({})", victim.target, victim.target.uid));
                 }
+                lines.extend(restarts.iter().map(|warning| format!("     warning: {warning}")));
                 for answer in answers.into_iter().flatten() {
                     refused |= answer.says == Says::Refuse;
                     lines.push(format!("     {}", said(&answer)));
@@ -264,4 +273,47 @@ async fn may(client: &Client, namespace: &str, account: &str, permission: &Permi
     };
     let status = answer.status.unwrap_or_default();
     Ok(Some(if status.allowed { Answer::Allowed } else { Answer::Denied(status.reason.unwrap_or_default()) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::source;
+
+    #[test]
+    fn a_container_that_the_kubelet_would_restart_is_told_once_below_its_victims() {
+        let example = include_str!("../../examples/frozen-pod.yaml");
+        let told = |hold: &str| {
+            let text = example.replacen("hold: 15s", &format!("hold: {hold}"), 1).replacen("count: 1", "count: 2", 1);
+            let text = text.replacen("targets: 1, percent: 34", "targets: 2, percent: 67", 1);
+            let (game_day, plan) = source::with_game_day("it", text).unwrap().game_days.remove(0);
+            let pods = (0..3).map(|number| {
+                objects::pod_seen(
+                    serde_json::from_value(json!({
+                        "apiVersion": "v1", "kind": "Pod",
+                        "metadata": {"name": format!("checkout-{number}"), "uid": format!("uid-{number}"), "labels": {"app": "checkout"}},
+                        "spec": {"containers": [{"name": "shop", "livenessProbe": {"httpGet": {"path": "/"}, "periodSeconds": 5}}]},
+                        "status": {
+                            "conditions": [{"type": "Ready", "status": "True"}],
+                            "containerStatuses": [{"name": "shop", "containerID": "a://b", "state": {"running": {}}}],
+                        },
+                    }))
+                    .unwrap(),
+                )
+            });
+            let seen = Observation { synced: true, pods: pods.collect(), ..Observation::default() };
+            let (lines, _) = tell(&game_day.spec, &as_run("shop", &game_day, plan.clone()), &plan, &seen);
+            let from = lines.iter().position(|line| line.contains("1. frozen")).unwrap();
+            let to = lines.iter().position(|line| line.contains("2. killed")).unwrap();
+            lines[from + 2..to - 1].to_vec()
+        };
+        assert_eq!(told("11s").len(), 2);
+        let long = told("45s");
+        assert!(long[..2].iter().all(|line| line.contains("Pod/checkout-")), "{long:?}");
+        let warning = "     warning: the kubelet restarts container shop before the fault is over: its liveness probe is patient for \
+                       11s to 16s (3 times 5s, timeout 1s), and the hold is 45s";
+        assert_eq!(long[2..], [warning]);
+    }
 }

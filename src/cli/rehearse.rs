@@ -5,7 +5,7 @@ use crate::report as reports;
 
 use super::report::Form;
 use super::source::{self, Contents};
-use super::{Exit, Failure, Output, follow};
+use super::{Exit, Failure, Output, check, follow};
 
 /// What is rehearsed when no file is named.
 const EXAMPLE: &str = include_str!("../../examples/checkout.yaml");
@@ -42,7 +42,7 @@ impl Rehearse {
         if self.files.is_empty() {
             contents = source::with_game_day("the example", EXAMPLE.to_owned())?;
         }
-        let [(game_day, _)] = contents.game_days.as_slice() else {
+        let [(game_day, plan)] = contents.game_days.as_slice() else {
             let names: Vec<&str> = contents.game_days.iter().filter_map(|(one, _)| one.metadata.name.as_deref()).collect();
             return Err(Failure::invalid(format!(
                 "{} game days in {}, and one is wanted {}",
@@ -68,6 +68,9 @@ impl Rehearse {
             output.line("")?;
             for sentence in &rehearsed.invented {
                 output.line(format!("made up: {sentence}"))?;
+            }
+            for warning in check::warnings(plan, &contents.others) {
+                output.line(format!("warning: {warning}"))?;
             }
             let seconds = rehearsed.simulated.as_millis() as f64 / 1_000.0;
             output.line(format!(

@@ -164,7 +164,7 @@ impl Walk {
 }
 
 /// The sentence of the schema's first CEL rule: how our own small values are told from plain strings and numbers.
-fn rule(schema: &Schema) -> Option<&str> {
+pub fn rule(schema: &Schema) -> Option<&str> {
     schema["x-kubernetes-validations"][0]["message"].as_str()
 }
 

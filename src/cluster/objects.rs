@@ -8,9 +8,11 @@ use k8s_openapi::api::{apps, core};
 use kube::api::{Api, ApiResource, Object};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use crate::api::{LABEL_HELD_BY, WorkloadKind};
+use crate::api::{Duration, LABEL_HELD_BY, WorkloadKind};
 use crate::engine::guardrail::{AutoscalerShown, BudgetShown};
+use crate::engine::liveness::{Asks, Liveness};
 use crate::engine::{NodeSeen, PodSeen, WorkloadKey, WorkloadSeen};
 
 pub type Pod = Object<PodSpec, PodStatus>;
@@ -28,10 +30,54 @@ pub struct PodSpec {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Container {
     name: String,
     #[serde(default)]
     image: String,
+    liveness_probe: Option<LivenessProbe>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LivenessProbe {
+    http_get: Option<IgnoredAny>,
+    grpc: Option<IgnoredAny>,
+    tcp_socket: Option<IgnoredAny>,
+    exec: Option<IgnoredAny>,
+    period_seconds: Option<u32>,
+    timeout_seconds: Option<u32>,
+    failure_threshold: Option<u32>,
+}
+
+impl LivenessProbe {
+    /// What is not said is as the API server has it. Nothing where it asks in a way that is not known here.
+    fn read(&self) -> Option<Liveness> {
+        let ways = [
+            (self.http_get.is_some(), Asks::Http),
+            (self.grpc.is_some(), Asks::Grpc),
+            (self.tcp_socket.is_some(), Asks::Tcp),
+            (self.exec.is_some(), Asks::Command),
+        ];
+        let seconds = |written: Option<u32>, default| Duration::from_secs(written.unwrap_or(default).into());
+        Some(Liveness {
+            asks: ways.into_iter().find(|(is, _)| *is).map(|(_, asks)| asks)?,
+            period: seconds(self.period_seconds, 10),
+            timeout: seconds(self.timeout_seconds, 1),
+            failures: self.failure_threshold.unwrap_or(3),
+        })
+    }
+}
+
+impl PodSpec {
+    pub fn containers(&self) -> impl Iterator<Item = &str> {
+        self.containers.iter().map(|container| container.name.as_str())
+    }
+
+    pub fn liveness(&self) -> BTreeMap<String, Liveness> {
+        let probe = |container: &Container| Some((container.name.clone(), container.liveness_probe.as_ref()?.read()?));
+        self.containers.iter().filter_map(probe).collect()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -141,6 +187,7 @@ pub fn pod_seen(pod: Pod) -> PodSeen {
     };
     PodSeen {
         containers,
+        liveness: pod.spec.liveness(),
         host_network: pod.spec.host_network,
         owner: owner(&pod),
         images: pod.spec.containers.iter().map(digest).collect(),

@@ -1,4 +1,5 @@
-//! The hands against an API server of fifty lines: what is sent, and what is made of the answers.
+//! The hands against an API server of fifty lines: what is sent, and what is made of the answers. And what is read of
+//! objects.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,10 +9,12 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::api::{ANNOTATION_FENCE, LABEL_HELD_BY, LABEL_SET_REPLICAS, LABEL_UNDO_REPLICAS, TargetKind};
+use crate::api::{ANNOTATION_FENCE, Duration, LABEL_HELD_BY, LABEL_SET_REPLICAS, LABEL_UNDO_REPLICAS, TargetKind};
+use crate::engine::liveness::{Asks, Liveness};
 use crate::engine::{Action, Outcome, RunId, TargetId, What};
 
 use super::hands::{self, Hands};
+use super::objects;
 
 /// Method, path without its query, body.
 type Asked = (String, String, Value);
@@ -273,4 +276,22 @@ async fn undoing_what_is_gone_is_done() {
     assert_eq!(server.perform(TargetKind::Deployment, What::Unscale { set: 1, back: 3 }).await, Outcome::Done);
     assert_eq!(server.perform(TargetKind::Node, What::Uncordon).await, Outcome::Done);
     assert!(matches!(server.perform(TargetKind::Deployment, What::Scale { from: 3, to: 1 }).await, Outcome::Refused(_)));
+}
+
+#[test]
+fn a_liveness_probe_is_read_with_the_defaults_of_the_api_server() {
+    let read = |probe: Value| {
+        let mut pod = pod("chosen");
+        pod["spec"] = json!({"containers": [{"name": "bare"}, {"name": "app", "livenessProbe": probe}]});
+        objects::pod_seen(serde_json::from_value(pod).unwrap()).liveness
+    };
+    let probe = |asks, [period, timeout]: [u64; 2], failures| {
+        let [period, timeout] = [period, timeout].map(Duration::from_secs);
+        [("app".to_owned(), Liveness { asks, period, timeout, failures })].into()
+    };
+    assert_eq!(read(json!({"httpGet": {"port": 80}})), probe(Asks::Http, [10, 1], 3));
+    assert_eq!(read(json!({"grpc": {"port": 80}, "timeoutSeconds": 4})), probe(Asks::Grpc, [10, 4], 3));
+    assert_eq!(read(json!({"tcpSocket": {"port": 80}, "periodSeconds": 2})), probe(Asks::Tcp, [2, 1], 3));
+    assert_eq!(read(json!({"exec": {"command": ["true"]}, "failureThreshold": 1})), probe(Asks::Command, [10, 1], 1));
+    assert_eq!(read(json!({"somethingNew": {}})), std::collections::BTreeMap::new());
 }

@@ -13,6 +13,7 @@ pub mod guard;
 pub mod guarded;
 pub mod guardrail;
 pub mod held;
+pub mod liveness;
 pub mod permission;
 pub mod problem;
 pub mod record;
@@ -37,6 +38,7 @@ pub use admit::Plan;
 pub use experiment::broken;
 pub use guarded::Guarded;
 pub use guardrail::WorkloadKey;
+pub use liveness::Liveness;
 pub use permission::Permission;
 pub use problem::{Problem, Problems};
 pub use run::step;
@@ -208,6 +210,8 @@ pub struct PodSeen {
     pub terminating: bool,
     /// Names and ids of running containers, in the order of the pod's spec.
     pub containers: Vec<(String, String)>,
+    /// Liveness probes, by container.
+    pub liveness: BTreeMap<String, Liveness>,
     pub host_network: bool,
     /// What owns it: not its ReplicaSet, but what owns that.
     pub owner: Option<WorkloadKey>,

@@ -45,6 +45,7 @@ fn pods(count: usize, not_ready: usize) -> Vec<PodSeen> {
             ready: index >= not_ready,
             terminating: false,
             containers: vec![("app".to_owned(), format!("id-{index}"))],
+            liveness: BTreeMap::new(),
             host_network: false,
         })
         .collect()

@@ -396,6 +396,7 @@ impl Stage {
                     ready: pod.ready,
                     terminating: pod.ends.is_some(),
                     containers: vec![("app".to_owned(), uid.clone())],
+                    liveness: BTreeMap::new(),
                     host_network: false,
                 })
                 .collect(),
@@ -542,6 +543,8 @@ impl Stage {
             }
             What::Order(order) => {
                 let adds = match (&order.fault.network, &order.fault.pause) {
+                    // Who asks is not among those whom it names.
+                    (Some(network), None) if network.to.is_some() => Duration::ZERO,
                     (Some(network), None) if network.partition == Some(true) => NEVER,
                     (Some(network), None) => network.delay.unwrap_or_default(),
                     (None, Some(_)) => NEVER,

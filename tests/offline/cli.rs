@@ -174,6 +174,34 @@ fn a_cluster_that_does_not_answer_is_one_line_and_exit_code_5() {
     assert!(err.starts_with("no answer from the cluster: "), "{err}");
 }
 
+/// A file with its workloads beside it; a sound file is sound all the same.
+#[test]
+fn a_pause_longer_than_a_liveness_probe_is_patient_is_warned_of() {
+    let read =
+        |file: &str| std::fs::read_to_string(format!("{}/examples/{file}", env!("CARGO_MANIFEST_DIR"))).expect("an example");
+    let short = format!("{}---\n{}", read("frozen-pod.yaml"), read("shop.yaml"));
+    let long = short.replacen("hold: 15s", "hold: 45s", 1);
+    assert_ne!(short, long);
+    let file = std::env::temp_dir().join(format!("gameday-offline-{}.yaml", std::process::id()));
+    let name = file.to_str().expect("a plain path");
+    for (text, wanted) in [(short, 0), (long, 1)] {
+        std::fs::write(&file, text).expect("a temporary file");
+        for verb in ["check", "rehearse"] {
+            let (out, err, _) = said(&gameday(&[verb, name]));
+            let warned = out.lines().filter(|line| line.contains("warning: frozen: the kubelet restarts container shop before"));
+            assert_eq!(warned.count(), wanted, "{verb}: {out}{err}");
+        }
+        assert_eq!(said(&gameday(&["check", name])).2, Some(0));
+    }
+    std::fs::remove_file(&file).expect("it was written");
+}
+
+#[test]
+fn a_fault_that_does_not_exist_is_not_explained() {
+    let (out, err, code) = said(&gameday(&["explain", "netwrok"]));
+    assert_eq!((out.as_str(), err.as_str(), code), ("", "no fault and no field \"netwrok\": did you mean network?\n", Some(2)));
+}
+
 #[test]
 fn a_mistyped_verb_is_exit_code_2() {
     assert_eq!(said(&gameday(&["rum"])).2, Some(2));

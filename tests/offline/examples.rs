@@ -1,8 +1,26 @@
 //! Every file under `examples/` works as it is shown.
 
+use std::collections::BTreeSet;
+
+use gameday::api::{FaultKind, GameDay};
+
 use super::cli::gameday;
 
-const GAME_DAYS: [&str; 7] = ["checkout", "node-drain", "payments-down", "pressure", "rolling-kill", "slow-network", "weekly"];
+const GAME_DAYS: [&str; 13] = [
+    "checkout",
+    "cut-off",
+    "frozen-pod",
+    "full-disk",
+    "lossy-link",
+    "node-drain",
+    "out-of-processes",
+    "payments-down",
+    "pressure",
+    "rolling-kill",
+    "slow-files",
+    "slow-network",
+    "weekly",
+];
 
 const GUARDRAILS: [&str; 2] = ["guardrail", "guardrail-production"];
 
@@ -22,6 +40,17 @@ fn each_example_is_sound() {
         let output = gameday(&["check", &format!("examples/{name}.yaml")]);
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+#[test]
+fn each_kind_of_fault_has_an_example() {
+    let mut shown = BTreeSet::new();
+    for name in GAME_DAYS {
+        let text = std::fs::read_to_string(format!("{}/examples/{name}.yaml", env!("CARGO_MANIFEST_DIR"))).expect("an example");
+        let game_day: GameDay = serde_saphyr::from_str(&text).expect("a game day");
+        shown.extend(game_day.spec.experiments.iter().flat_map(|experiment| experiment.fault.kinds()).map(FaultKind::name));
+    }
+    assert_eq!(shown, BTreeSet::from(FaultKind::ALL.map(FaultKind::name)));
 }
 
 /// Alone, as in the README, with a made-up application; and with the application that they are written for.

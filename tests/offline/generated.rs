@@ -55,6 +55,7 @@ fn the_help_is_what_was_agreed() {
         "rehearse",
         "run",
         "inject",
+        "explain",
         "watch",
         "stop",
         "release",
@@ -77,6 +78,19 @@ fn the_help_is_what_was_agreed() {
         help.push_str(&format!("\n==== gameday {verb} --help\n{}", written(&[verb, "--help"])));
     }
     same("tests/offline/golden/help.txt", &help);
+}
+
+/// The list, a fault of each kind of shape, and a field of a game day and of a guardrail.
+#[test]
+fn what_can_be_written_is_explained_from_the_schema() {
+    let mut text = String::new();
+    for what in
+        ["", "podKill", "scale", "network", "network.to", "pause", "diskIo", "spec.steadyState", "--kind Guardrail spec.reach"]
+    {
+        let arguments: Vec<&str> = std::iter::once("explain").chain(what.split_whitespace()).collect();
+        text.push_str(&format!("==== gameday {}\n{}\n", arguments.join(" "), written(&arguments)));
+    }
+    same("tests/offline/golden/explain.txt", &text);
 }
 
 #[test]

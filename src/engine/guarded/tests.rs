@@ -199,6 +199,7 @@ impl Sim {
                 ready: pod.ready <= self.second,
                 terminating: false,
                 containers: vec![("app".to_owned(), pod.uid.clone())],
+                liveness: BTreeMap::new(),
                 host_network: false,
                 owner: Some(Sim::key(index)),
                 images: BTreeSet::new(),
