@@ -222,7 +222,7 @@ fn agents(cx: &Context, planned: &Planned, round: &Round, out: &mut Out) -> Lack
     match planned.kind.held() {
         None => Lacks::Nothing,
         Some(held) => {
-            out.nodes.extend(held::nodes(held, &round.victims));
+            out.nodes.extend(held::nodes(cx.plan, &round.victims));
             held::lacks(held, &round.victims, cx.seen)
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::api::{Duration, Fault, FaultKind, InjectionPhase, InjectionSpec, Network, OnRestart, TargetStatus, says};
 
-use super::admit::Held;
+use super::admit::{Held, Plan};
 use super::fault::{Bite, Candidate};
 use super::problem::Problems;
 use super::select;
@@ -135,9 +135,10 @@ pub enum Lacks {
     Cannot(String),
 }
 
-/// The nodes of these targets, with the fault that each must be able to hold.
-pub fn nodes(held: &Held, victims: &[Candidate]) -> BTreeMap<String, BTreeSet<FaultKind>> {
-    let kinds = BTreeSet::from([held.kind]);
+/// The nodes of these targets, with the faults that each must be able to hold: all of the run's, because an agent is not
+/// replaced by one with more capabilities while it holds something.
+pub fn nodes(plan: &Plan, victims: &[Candidate]) -> BTreeMap<String, BTreeSet<FaultKind>> {
+    let kinds: BTreeSet<FaultKind> = plan.experiments.iter().filter_map(|planned| Some(planned.kind.held()?.kind)).collect();
     victims.iter().filter_map(|victim| Some((victim.node.clone()?, kinds.clone()))).collect()
 }
 

@@ -8,6 +8,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::kinds::process_of;
 use crate::lab::{ApiServer, Lab, PATIENCE, eventually, gameday, kubectl, kubectl_apply, runtime, signal, text, token_client};
 
 const HELD: &str = r#"
@@ -37,12 +38,12 @@ spec:
 
 const DELAY: &str = "{network: {delay: 100ms}}";
 
-fn injections(client: &Client) -> Api<Injection> {
+pub fn injections(client: &Client) -> Api<Injection> {
     Api::namespaced(client.clone(), "gameday-agents")
 }
 
 /// The median time of five answers of a pod, over connections of their own.
-async fn answer_ms(ip: &str) -> f64 {
+pub async fn answer_ms(ip: &str) -> f64 {
     let mut took = Vec::new();
     for _ in 0..5 {
         let start = Instant::now();
@@ -55,52 +56,72 @@ async fn answer_ms(ip: &str) -> f64 {
 }
 
 /// Asks a pod once, over a connection of its own.
-async fn answer(ip: &str) -> Option<()> {
+pub async fn answer(ip: &str) -> Option<()> {
     let mut stream = tokio::net::TcpStream::connect((ip, 8080)).await.ok()?;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.ok().filter(|length| *length > 0).map(drop)
 }
 
-struct Target {
-    lab: Lab,
-    operator: usize,
-    run: String,
-    ip: String,
-    node: String,
+pub struct Target {
+    pub lab: Lab,
+    pub operator: usize,
+    pub run: String,
+    pub ip: String,
+    pub node: String,
+    pub pid: i32,
+}
+
+/// A game day of one experiment with this fault.
+pub fn game_day(address: &str, fault: &str, hold: &str) -> String {
+    HELD.replace("ADDRESS", address).replace("FAULT", fault).replace("HOLD", hold)
 }
 
 /// A run that holds this fault, bitten, on one of two pods.
-async fn holding(name: &str, fault: &str, hold: &str) -> Target {
+pub async fn holding(name: &str, fault: &str, hold: &str) -> Target {
+    holding_with(name, fault, hold, async |_, _| {}).await
+}
+
+/// The same. `around` is called before the run is begun, and then again and again with the target's process, until the
+/// fault has bitten: one that meets no packet does not.
+pub async fn holding_with(name: &str, fault: &str, hold: &str, around: impl AsyncFn(&Lab, Option<i32>)) -> Target {
     let mut lab = Lab::new(name).await;
     let address = lab.shop("checkout", 2, &[]).await;
+    around(&lab, None).await;
     let operator = lab.operator("one");
-    lab.apply(&HELD.replace("ADDRESS", &address).replace("FAULT", fault).replace("HOLD", hold)).await;
+    lab.apply(&game_day(&address, fault, hold)).await;
+    holding_on(lab, operator, around).await
+}
+
+/// Waits until the run of the game day has bitten.
+pub async fn holding_on(lab: Lab, operator: usize, around: impl AsyncFn(&Lab, Option<i32>)) -> Target {
     let run = lab.run_of("held").await;
     let status = lab.until_phase(&run, ExperimentPhase::Injecting).await.status.unwrap();
     let pod = lab.pods().get(&status.experiments[0].targets[0].name).await.unwrap();
+    let pid = process_of(&pod);
     let ip = pod.status.unwrap().pod_ip.unwrap();
     let node = pod.spec.unwrap().node_name.unwrap();
-    // The probe may keep a connection to the other pod, and a fault that meets no packet does not bite.
     let runs = lab.runs();
+    // The probe may keep a connection to the other pod.
     eventually("the fault has bitten", PATIENCE, async || {
         let _ = tokio::time::timeout(Duration::from_secs(1), answer(&ip)).await;
+        around(&lab, Some(pid)).await;
         let status = runs.get(&run).await.ok()?.status?;
         assert!(status.verdict.is_none(), "{status:#?}");
         (status.experiments[0].phase == ExperimentPhase::Holding).then_some(())
     })
     .await;
-    Target { lab, operator, run, ip, node }
+    Target { lab, operator, run, ip, node, pid }
 }
 
 /// Processes that hold a fault, on this machine: its nodes share it.
-fn holders() -> Vec<i32> {
+pub fn holders() -> Vec<i32> {
     let output = Command::new("pgrep").args(["-f", "^/proc/self/exe hold$"]).output().expect("pgrep runs");
     String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// How long it takes until the pod answers as without a fault.
-async fn until_unharmed(ip: &str, within: Duration) -> Duration {
+pub async fn until_unharmed(ip: &str, within: Duration) -> Duration {
     let start = Instant::now();
     // A packet that waited when its holder was killed may be lost: each try has a connection of its own.
     eventually("the pod answers unharmed", within, async || {
@@ -112,7 +133,7 @@ async fn until_unharmed(ip: &str, within: Duration) -> Duration {
     start.elapsed()
 }
 
-async fn nothing_is_left(target: &Target) {
+pub async fn nothing_is_left(target: &Target) {
     let injections = injections(&target.lab.client);
     let namespace = &target.lab.namespace;
     eventually("every order has ended", PATIENCE, async || {
@@ -124,7 +145,7 @@ async fn nothing_is_left(target: &Target) {
     eventually("no holder is left", Duration::from_secs(2), async || holders().is_empty().then_some(())).await;
 }
 
-fn show(what: &str, status: &GameDayRunStatus) {
+pub fn show(what: &str, status: &GameDayRunStatus) {
     let target = &status.experiments[0].targets[0];
     println!(
         "{what}: {:?}: {:?}\n  bite {:?}\n  clean {:?}",
@@ -366,5 +387,58 @@ fn an_agent_may_write_only_about_its_own_node() {
         assert!(own.is_ok(), "{own:?}");
         let elsewhere = write(&[]).await.expect_err("a token of no node's agent").to_string();
         assert!(elsewhere.contains("an agent writes only about its own node"), "{elsewhere}");
+    });
+}
+
+#[test]
+fn an_agent_has_exactly_the_capabilities_of_the_faults_it_is_made_for() {
+    runtime().block_on(async {
+        // Bits of include/uapi/linux/capability.h.
+        const SYS_PTRACE: u64 = 1 << 19;
+        let network = 1 << 12 | 1 << 13 | SYS_PTRACE | 1 << 21 | 1 << 23;
+        for (name, fault, expected) in [("caps-cpu", "{cpu: {cores: 0.1}}", SYS_PTRACE), ("caps-network", DELAY, network)] {
+            kubectl(&["-n", "gameday-agents", "delete", "pods", "--all", "--force", "--grace-period=0"]);
+            let target = holding(name, fault, "60s").await;
+            let output =
+                Command::new("pgrep").args(["-f", &format!("^/gameday agent --node {} ", target.node)]).output().unwrap();
+            let pid: i32 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("one agent");
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent's status");
+            for set in ["CapPrm", "CapEff", "CapBnd"] {
+                let line = status.lines().find_map(|line| line.strip_prefix(&format!("{set}:"))).expect("a set of capabilities");
+                assert_eq!(u64::from_str_radix(line.trim(), 16).unwrap(), expected, "{name} {set}");
+            }
+            let pod = kubectl(&["-n", "gameday-agents", "get", "pod", &format!("agent-{}", target.node), "-o", "json"]);
+            let pod: serde_json::Value = serde_json::from_str(&pod).unwrap();
+            let security = &pod["spec"]["containers"][0]["securityContext"];
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+            assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+            assert!(security["privileged"].is_null() && pod["spec"]["hostNetwork"].is_null());
+            let paths = pod["spec"]["volumes"].as_array().into_iter().flatten().filter(|volume| !volume["hostPath"].is_null());
+            assert_eq!(paths.count(), 0);
+            target.lab.runs().delete(&target.run, &Default::default()).await.unwrap();
+            nothing_is_left(&target).await;
+        }
+    });
+}
+
+#[test]
+fn standing_agents_hold_without_being_made() {
+    runtime().block_on(async {
+        let mut lab = Lab::new("held-standing").await;
+        kubectl(&["-n", "gameday-agents", "delete", "pods", "--all", "--force", "--grace-period=0"]);
+        let manifests = gameday(&["install", "--replicas", "0", "--agents", "standing", "--image", "lab.test/gameday:1"]);
+        kubectl_apply(&String::from_utf8_lossy(&manifests.stdout));
+        kubectl(&["-n", "gameday-agents", "rollout", "status", "daemonset/gameday-agent", "--timeout=60s"]);
+        let address = lab.shop("checkout", 2, &[]).await;
+        let operator = lab.operator_with("one", &["--agents", "standing"]);
+        lab.apply(&game_day(&address, DELAY, "60s")).await;
+        let target = holding_on(lab, operator, async |_, _| {}).await;
+        assert!(answer_ms(&target.ip).await > 150.0);
+        target.lab.runs().delete(&target.run, &Default::default()).await.unwrap();
+        nothing_is_left(&target).await;
+        let pods =
+            kubectl(&["-n", "gameday-agents", "get", "pods", "-o", "jsonpath={.items[*].metadata.ownerReferences[0].kind}"]);
+        kubectl(&["-n", "gameday-agents", "delete", "daemonset", "gameday-agent"]);
+        assert_eq!(pods.split_whitespace().collect::<Vec<_>>(), ["DaemonSet"; 3]);
     });
 }

@@ -87,6 +87,11 @@ impl Lab {
         address
     }
 
+    /// The address of a Service.
+    pub fn address(&self, service: &str) -> String {
+        kubectl(&["-n", &self.namespace, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}"])
+    }
+
     /// Uids of the shop's pods that are not on their way out.
     pub async fn uids(&self, name: &str) -> Vec<String> {
         let pods = self.pods().list(&ListParams::default().labels(&format!("app={name}"))).await.expect("pods are listed");
@@ -98,7 +103,12 @@ impl Lab {
 
     /// Starts an operator with the rights that the manifests give it, and waits until it is alive.
     pub fn operator(&mut self, identity: &str) -> usize {
-        self.operators.push(Operator::start(identity));
+        self.operator_with(identity, &["--agent-image", "lab.test/gameday:1"])
+    }
+
+    /// The same, with these arguments.
+    pub fn operator_with(&mut self, identity: &str, args: &[&str]) -> usize {
+        self.operators.push(Operator::start(identity, args));
         self.operators.len() - 1
     }
 
@@ -216,12 +226,12 @@ struct Operator {
 }
 
 impl Operator {
-    fn start(identity: &str) -> Operator {
+    fn start(identity: &str, args: &[&str]) -> Operator {
         let log = std::env::temp_dir().join(format!("gameday-operator-{identity}-{}.log", std::process::id()));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_gameday"))
             .args(["operator", "--namespace", OPERATOR_NAMESPACE, "--identity", identity, "--listen", "127.0.0.1:0"])
-            .args(["--agent-image", "lab.test/gameday:1"])
+            .args(args)
             .env("KUBECONFIG", operator_kubeconfig())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle of the log"))
@@ -295,6 +305,13 @@ pub fn signal(pid: i32, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill runs").success());
 }
 
+/// The pid of one of the lab's processes, by its name there.
+pub fn lab_pid(name: &str) -> i32 {
+    let lab = std::env::var("GAMEDAY_LAB").expect("the lab");
+    let pid = std::fs::read_to_string(format!("{lab}/logs/{name}.pid")).unwrap_or_else(|error| panic!("pid of {name}: {error}"));
+    pid.trim().parse().expect("a pid")
+}
+
 /// The API server, stopped until this is dropped, whatever becomes of the test.
 pub struct ApiServer {
     pid: i32,
@@ -302,9 +319,7 @@ pub struct ApiServer {
 
 impl ApiServer {
     pub fn stopped() -> Self {
-        let lab = std::env::var("GAMEDAY_LAB").expect("the lab");
-        let pid = std::fs::read_to_string(format!("{lab}/logs/apiserver.pid")).expect("the API server's pid");
-        let pid = pid.trim().parse().expect("a pid");
+        let pid = lab_pid("apiserver");
         signal(pid, "-STOP");
         ApiServer { pid }
     }

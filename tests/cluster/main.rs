@@ -3,6 +3,7 @@
 //! here fails and says so; plain `cargo test` does not run them.
 
 mod abort;
+mod aims;
 mod budget;
 mod cord;
 mod crash;
@@ -10,12 +11,14 @@ mod deletion;
 mod guardrails;
 mod held;
 mod install;
+mod kinds;
 mod lab;
 mod leaders;
 mod many;
 mod outage;
 mod passes;
 mod refusals;
+mod restarts;
 mod schedule;
 mod sigterm;
 mod statefulset;

@@ -1,0 +1,373 @@
+//! Every kind of fault that a node holds: it bites, it ends with whatever dies, and a sweep of the nodes finds nothing.
+//!
+//! `GAMEDAY_REPEAT=20` kills that often; once is what CI does.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gameday::api::{ExperimentPhase, GameDayRunStatus, Verdict};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::ListParams;
+
+use crate::held::{answer, holders, injections};
+use crate::lab::{ApiServer, Lab, PATIENCE, eventually, kubectl, kubectl_apply, lab_pid, runtime, signal};
+
+/// With a limit of everything that is used up, and a file that is opened for each request.
+const TARGET: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME, namespace: NAMESPACE}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: NAME}}
+  template:
+    metadata: {labels: {app: NAME}}
+    spec:
+      automountServiceAccountToken: false
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: shop
+        image: lab.test/shop:1
+        imagePullPolicy: IfNotPresent
+        args: [--journal, /data/journal]
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 200m, memory: 64Mi}}
+        volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [{name: data, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: NAME, namespace: NAMESPACE}
+spec:
+  selector: {app: NAME}
+  ports: [{port: 80, targetPort: 8080}]
+---
+"#;
+
+/// One is paused, so it is not asked.
+const ASKED: [&str; 2] = ["network", "files"];
+
+const KINDS: [(&str, &str); 8] = [
+    ("network", "{network: {delay: 50ms}}"),
+    ("cpu", "{cpu: {percent: 20}}"),
+    ("memory", "{memory: {percent: 50}}"),
+    ("disk-fill", "{diskFill: {path: /data, bytes: 16777216}}"),
+    ("disk-io", "{diskIo: {path: /data, atOnce: 1, rate: 1048576}}"),
+    ("files", "{files: {path: /data, delay: 20ms}}"),
+    ("processes", "{processes: {leave: 0}}"),
+    ("pause", "{pause: {}}"),
+];
+
+/// All of them at once, each on a pod of its own.
+struct Kit {
+    lab: Lab,
+    operator: usize,
+    addresses: Vec<String>,
+    number: u32,
+    run: String,
+}
+
+impl Kit {
+    async fn new(name: &str) -> Kit {
+        let mut lab = Lab::new(name).await;
+        let target = TARGET.replace("NAMESPACE", &lab.namespace);
+        kubectl_apply(&KINDS.iter().map(|(name, _)| target.replace("NAME", name)).collect::<String>());
+        let operator = lab.operator("one");
+        let mut kit = Kit { lab, operator, addresses: Vec::new(), number: 0, run: String::new() };
+        kit.until_ready().await;
+        kit.addresses = ASKED.iter().map(|name| kit.lab.address(name)).collect();
+        kit
+    }
+
+    async fn pods(&self) -> Vec<Pod> {
+        let pods = self.lab.pods().list(&ListParams::default()).await.expect("pods are listed");
+        pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+    }
+
+    async fn until_ready(&self) {
+        let deployments = self.lab.deployments();
+        eventually("every target is ready", PATIENCE, async || {
+            let found = deployments.list(&ListParams::default()).await.ok()?;
+            let ready = found.iter().filter(|found| found.status.as_ref().is_some_and(|status| status.ready_replicas == Some(1)));
+            (ready.count() == KINDS.len()).then_some(())
+        })
+        .await;
+    }
+
+    /// Begins a run and waits until all have bitten.
+    async fn hold(&mut self, hold: &str) {
+        self.number += 1;
+        let name = format!("kit-{}", self.number);
+        let probes: String = self
+            .addresses
+            .iter()
+            .enumerate()
+            .map(|(index, address)| {
+                format!(
+                    "  - {{name: p{index}, http: {{url: \"http://{address}/\"}}, every: 500ms, timeout: 2s, expect: {{status: [200, 502], latency: 2s}}, breachAfter: 20}}\n"
+                )
+            })
+            .collect();
+        let experiments: String = KINDS
+            .iter()
+            .map(|(kind, fault)| {
+                format!(
+                    "  - {{name: {kind}, after: [], targets: {{pods: {{matchLabels: {{app: {kind}}}}}}}, fault: {fault}, hold: {hold}}}\n"
+                )
+            })
+            .collect();
+        kubectl_apply(&format!(
+            "apiVersion: gameday.dev/v1alpha1\nkind: GameDay\nmetadata: {{name: {name}, namespace: {}}}\nspec:\n  hypothesis: The shop stands it.\n  serviceAccountName: breaker\n  steadyState:\n{probes}  blastRadius: {{targets: 8, percent: 100, hold: 10m}}\n  baseline: 1s\n  recovery: 20s\n  experiments:\n{experiments}",
+            self.lab.namespace
+        ));
+        self.run = self.lab.run_of(&name).await;
+        let runs = self.lab.runs();
+        let of_network = ListParams::default().labels("app=network");
+        let pod = self.lab.pods().list(&of_network).await.expect("pods are listed").items.remove(0);
+        let ip = pod.status.and_then(|status| status.pod_ip).expect("an address");
+        eventually("all have bitten", PATIENCE, async || {
+            // What a Service sends on from here comes from its node, as the kubelet's probes do, and is spared.
+            answer(&ip).await;
+            let status = runs.get(&self.run).await.ok()?.status?;
+            assert!(status.verdict.is_none(), "{status:#?}");
+            status.experiments.iter().all(|experiment| experiment.phase == ExperimentPhase::Holding).then_some(())
+        })
+        .await;
+        assert!(holders().len() >= KINDS.len());
+    }
+
+    /// How long until no process holds anything.
+    async fn until_gone(&self, within: Duration) -> Duration {
+        let start = Instant::now();
+        eventually("no holder and no worker is left", within, async || holders().is_empty().then_some(())).await;
+        start.elapsed()
+    }
+
+    /// Nothing is left of anything, on any node, and everybody answers.
+    async fn sweep(&self) {
+        let injections = injections(&self.lab.client);
+        eventually("every order has ended", PATIENCE, async || {
+            let found = injections.list(&ListParams::default()).await.ok()?;
+            let of = found.into_iter().filter(|injection| injection.spec.run.namespace == self.lab.namespace);
+            of.into_iter().all(|injection| injection.status.is_some_and(|status| status.phase.is_over())).then_some(())
+        })
+        .await;
+        self.until_ready().await;
+        for pod in self.pods().await {
+            let name = pod.name_any();
+            let pid = process_of(&pod);
+            assert_eq!(traced(pid), 0, "threads of {name} are held");
+            let tables = Command::new("nsenter").args(["-t", &pid.to_string(), "-n", "nft", "list", "tables"]).output().unwrap();
+            assert!(tables.status.success(), "nft: {tables:?}");
+            assert!(!String::from_utf8_lossy(&tables.stdout).contains("gameday"), "{name}: {tables:?}");
+            let ip = pod.status.and_then(|status| status.pod_ip).expect("an address");
+            eventually(&format!("{name} answers unharmed"), Duration::from_secs(5), async || {
+                let asked = Instant::now();
+                answer(&ip).await.filter(|()| asked.elapsed() < Duration::from_millis(40))
+            })
+            .await;
+        }
+        assert_eq!(holders(), Vec::<i32>::new());
+    }
+
+    async fn finished(&self) -> GameDayRunStatus {
+        self.lab.until_finished(&self.run).await.status.unwrap()
+    }
+}
+
+/// The first process of a pod's container.
+pub fn process_of(pod: &Pod) -> i32 {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()).expect("containers");
+    let id = statuses[0].container_id.as_deref().and_then(|id| id.rsplit("://").next()).expect("a container's id");
+    let mut found: Vec<i32> = std::fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup.contains(id)))
+        .collect();
+    found.sort_unstable();
+    *found.first().unwrap_or_else(|| panic!("no process of {id}"))
+}
+
+/// Threads of a process that somebody has stopped.
+fn traced(pid: i32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let state = |path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+    tasks
+        .filter(|task| state(task.path()).rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['t', 'T'])))
+        .count()
+}
+
+fn repeat() -> u32 {
+    std::env::var("GAMEDAY_REPEAT").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
+/// Kills something while all are held, again and again, and says how long the last fault took to go.
+async fn killed(name: &str, within: Duration, kill: impl AsyncFn(&mut Kit)) {
+    let mut kit = Kit::new(name).await;
+    let mut took = Vec::new();
+    for _ in 0..repeat() {
+        kit.hold("5m").await;
+        kill(&mut kit).await;
+        took.push(kit.until_gone(within).await);
+        let status = kit.finished().await;
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive), "{status:#?}");
+        kit.sweep().await;
+    }
+    took.sort();
+    println!(
+        "{name}: {} times, all kinds gone after p50 {:?}, worst {:?}",
+        took.len(),
+        took[took.len() / 2],
+        took[took.len() - 1]
+    );
+}
+
+#[test]
+fn every_kind_of_fault_bites_passes_and_is_gone() {
+    runtime().block_on(async {
+        let mut kit = Kit::new("kinds").await;
+        kit.hold("8s").await;
+        let status = kit.finished().await;
+        for experiment in &status.experiments {
+            let target = &experiment.targets[0];
+            println!(
+                "{}: {:?}\n  bite {:?}\n  clean {:?}",
+                experiment.name,
+                experiment.verdict,
+                target.bite.as_ref().map(|proof| &proof.what),
+                target.clean.as_ref().map(|proof| &proof.what)
+            );
+        }
+        assert_eq!(status.verdict, Some(Verdict::Passed), "{status:#?}");
+        kit.sweep().await;
+    });
+}
+
+#[test]
+fn killed_holders_take_every_kind_along() {
+    runtime().block_on(killed("kill-holders", Duration::from_secs(1), async |_| {
+        for pid in holders() {
+            // A worker goes with its holder.
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+    }));
+}
+
+#[test]
+fn killed_agents_take_every_kind_along() {
+    runtime().block_on(killed("kill-agents", Duration::from_secs(1), async |_| {
+        let output = Command::new("pgrep").args(["-f", "^/gameday agent "]).output().unwrap();
+        for pid in String::from_utf8_lossy(&output.stdout).split_whitespace() {
+            signal(pid.parse().expect("a pid"), "-9");
+        }
+    }));
+}
+
+#[test]
+fn deleted_agents_take_every_kind_along() {
+    runtime().block_on(killed("delete-agents", Duration::from_secs(2), async |_| {
+        kubectl(&["-n", "gameday-agents", "delete", "pods", "-l", "app.kubernetes.io/name=gameday-agent", "--wait=false"]);
+    }));
+}
+
+#[test]
+fn without_an_operator_every_kind_ends_within_half_a_minute() {
+    runtime().block_on(async {
+        let mut kit = Kit::new("kill-operator").await;
+        let mut took = Vec::new();
+        for time in 0..repeat() {
+            kit.hold("5m").await;
+            kit.lab.kill(kit.operator);
+            took.push(kit.until_gone(Duration::from_secs(30)).await);
+            kubectl(&["-n", crate::lab::OPERATOR_NAMESPACE, "delete", "lease", "gameday"]);
+            kit.operator = kit.lab.operator(&format!("next-{time}"));
+            assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
+            kit.sweep().await;
+        }
+        took.sort();
+        println!("operator killed: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+    });
+}
+
+#[test]
+fn without_an_api_server_every_kind_ends_within_half_a_minute() {
+    runtime().block_on(async {
+        let mut kit = Kit::new("stop-api").await;
+        let mut took = Vec::new();
+        for time in 0..repeat() {
+            kit.hold("5m").await;
+            let stopped = ApiServer::stopped();
+            took.push(kit.until_gone(Duration::from_secs(30)).await);
+            drop(stopped);
+            // An operator that cannot keep its lease ends; as a pod it would be started anew.
+            kit.operator = kit.lab.operator(&format!("next-{time}"));
+            assert_ne!(kit.finished().await.verdict, Some(Verdict::Passed));
+            kit.sweep().await;
+        }
+        took.sort();
+        println!("API server stopped: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+    });
+}
+
+/// A kubelet that was killed, started again when this is dropped.
+struct Kubelet {
+    node: String,
+    command: Vec<String>,
+    folder: std::path::PathBuf,
+}
+
+impl Kubelet {
+    fn killed(node: &str) -> Kubelet {
+        let pid = lab_pid(&format!("{node}-kubelet"));
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).expect("the kubelet runs");
+        let command = command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+        let command = command.filter(|word| !word.is_empty()).collect();
+        let folder = std::fs::read_link(format!("/proc/{pid}/cwd")).expect("its folder");
+        signal(pid, "-9");
+        Kubelet { node: node.to_owned(), command, folder }
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        let lab = std::env::var("GAMEDAY_LAB").expect("the lab");
+        let log =
+            std::fs::OpenOptions::new().append(true).open(format!("{lab}/logs/{}-kubelet.log", self.node)).expect("its log");
+        // Its neighbour has the node's network.
+        let network = format!("--net=/proc/{}/ns/net", lab_pid(&format!("{}-containerd", self.node)));
+        let child = Command::new("setsid")
+            .arg("nsenter")
+            .arg(network)
+            .args(&self.command)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("its log twice"))
+            .stderr(log)
+            .spawn()
+            .expect("the kubelet starts");
+        std::fs::write(format!("{lab}/logs/{}-kubelet.pid", self.node), format!("{}\n", child.id())).expect("its pid is written");
+    }
+}
+
+#[test]
+fn without_kubelets_every_kind_ends_when_it_is_told_to() {
+    runtime().block_on(async {
+        let mut kit = Kit::new("kill-kubelets").await;
+        let mut took = Vec::new();
+        for _ in 0..repeat() {
+            kit.hold("5m").await;
+            let killed: Vec<Kubelet> = ["node1", "node2", "node3"].map(Kubelet::killed).into();
+            let stop = serde_json::json!({"spec": {"stop": {"reason": "the kubelets are dead"}}});
+            let patch = kube::api::Patch::Merge(stop);
+            kit.lab.runs().patch(&kit.run, &Default::default(), &patch).await.expect("the run is stopped");
+            took.push(kit.until_gone(Duration::from_secs(2)).await);
+            drop(killed);
+            assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
+            kit.sweep().await;
+        }
+        took.sort();
+        println!("kubelets killed: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+    });
+}
