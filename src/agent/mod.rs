@@ -91,9 +91,9 @@ enum News {
 /// # Errors
 /// It cannot begin.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let strangers = proc::end_strangers();
-    if strangers > 0 {
-        tracing::warn!(strangers, "ended holders that a dead agent had left");
+    let orphans = proc::end_orphans();
+    if orphans > 0 {
+        tracing::warn!(orphans, "ended holders that a dead agent had left");
     }
     let checks = spawner::checks().map_err(Error::Checks)?;
     let made_for = checks.into_iter().filter(|check| options.faults.contains(&check.fault));

@@ -73,28 +73,32 @@ fn gateways_v6(routes: &str) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-/// Ends every holder that is not this process's own: one that a dead agent left. Says how many.
-pub fn end_strangers() -> usize {
-    let me = std::process::id();
-    let Ok(this) = fs::read_link("/proc/self/exe") else { return 0 };
+/// Ends every holder that an agent has started and that has none any more. Says how many. Those of another agent, and
+/// those that somebody holds by hand, are not touched.
+pub fn end_orphans() -> usize {
     let mut ended = 0;
-    for pid in pids() {
-        let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let mut words = command.split(|byte| *byte == 0);
-        let is_holder = words.next().is_some_and(|program| program.ends_with(b"/gameday") || program == b"/proc/self/exe")
-            && words.next() == Some(b"hold".as_slice());
-        let is_ours = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == this) && parent(pid) == Some(me);
-        if is_holder && !is_ours {
-            // SAFETY: a signal to a process by number; a number that was given anew meanwhile is the risk of a kill by hand.
-            if unsafe { libc::kill(pid, libc::SIGKILL) } == 0 {
-                ended += 1;
-            }
+    for pid in pids().into_iter().filter(|pid| is_orphan(*pid)) {
+        // SAFETY: a signal to a process by number; a number that was given anew meanwhile is the risk of a kill by hand.
+        if unsafe { libc::kill(pid, libc::SIGKILL) } == 0 {
+            ended += 1;
         }
     }
     ended
 }
 
-fn parent(pid: i32) -> Option<u32> {
+/// A holder or a worker of one, whose parent is neither an agent nor a holder.
+fn is_orphan(pid: i32) -> bool {
+    let is_holder = |pid: i32| command(pid).is_some_and(|words| words.starts_with(&[b"/proc/self/exe".into(), b"hold".into()]));
+    let is_agent = |pid: i32| command(pid).is_some_and(|words| words.get(1).is_some_and(|word| word == b"agent"));
+    is_holder(pid) && parent(pid).is_none_or(|parent| !is_agent(parent) && !is_holder(parent))
+}
+
+fn command(pid: i32) -> Option<Vec<Vec<u8>>> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(command.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
+}
+
+fn parent(pid: i32) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
 }

@@ -3,17 +3,22 @@
 //! `tests/bench/run` builds for release, brings up the lab with ghost pods, and runs this. Each figure is
 //! printed with the number of tries; nothing is asserted.
 
+#[path = "ground.rs"]
+#[allow(dead_code, reason = "the benchmarks share it, and each uses a part")]
+mod ground;
+
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use gameday::api::{ExperimentPhase, GameDayRun, GameDayRunSpec};
+use gameday::api::{ExperimentPhase, GameDayRun};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
+
+use ground::{Operator, apply, finished, gameday, merge, print_times, run, somebody_leads, wait};
 
 const NAMESPACE: &str = "bench";
 const GHOSTS: &str = "ghosts";
@@ -33,17 +38,13 @@ async fn bench() {
     let client = Client::try_from(config).expect("a client");
     apply(&gameday(&["install", "--replicas", "0"]));
     apply(MANIFESTS);
-    let operators = [Operator::start("bench-one"), Operator::start("bench-two")];
+    let operators = [Operator::start("bench-one", &[]), Operator::start("bench-two", &[])];
     wait("the shop is ready", async || {
         let shop: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
         (shop.get("shop").await.ok()?.status?.ready_replicas? == 3).then_some(())
     })
     .await;
-    wait("somebody leads", async || {
-        let lease: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(client.clone(), "gameday");
-        lease.get("gameday").await.ok()?.spec?.holder_identity.filter(|name| name.starts_with("bench-")).map(drop)
-    })
-    .await;
+    somebody_leads(&client).await;
 
     few_to_choose_from(&client).await;
     visible_to_deleted(&client).await;
@@ -53,34 +54,6 @@ async fn bench() {
         .await;
     probe_to_stopped(&client, "the defaults", json!({}), 5).await;
     idle(&folder, &operators).await;
-}
-
-/// A run with these pieces; the probe asks the API server's own health unless told otherwise.
-fn run(name: &str, probe: serde_json::Value, experiment: serde_json::Value, targets: i32) -> GameDayRun {
-    let mut steady =
-        json!({"name": "shop", "workload": {"kind": "Deployment", "name": "shop"}, "expect": {"ready": {"count": 1}}});
-    merge(&mut steady, probe);
-    let spec: GameDayRunSpec = serde_json::from_value(json!({
-        "gameDayName": "bench",
-        "gameDay": {
-            "hypothesis": "The shop stays up.",
-            "serviceAccountName": "breaker",
-            "seed": 1,
-            "steadyState": [steady],
-            "blastRadius": {"targets": targets, "percent": 100, "hold": "5m"},
-            "baseline": "0s",
-            "recovery": "5s",
-            "experiments": [experiment],
-        },
-    }))
-    .expect("a run");
-    GameDayRun::new(name, spec)
-}
-
-fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
-    if let (Some(into), serde_json::Value::Object(from)) = (into.as_object_mut(), from) {
-        into.extend(from);
-    }
 }
 
 /// A game day chooses among a few pods, not among all of the cluster: sixty of the ghosts get a label of their own.
@@ -268,27 +241,6 @@ async fn holding(runs: &Api<GameDayRun>, name: &str) {
     .await;
 }
 
-async fn finished(runs: &Api<GameDayRun>, name: &str) -> GameDayRun {
-    wait("the run is finished", async || runs.get(name).await.ok().filter(GameDayRun::is_finished)).await
-}
-
-async fn wait<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(start.elapsed() < Duration::from_secs(90), "not within 90 s: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn print_times(what: &str, mut took: Vec<Duration>) {
-    took.sort();
-    let at = |q: f64| took[((took.len() - 1) as f64 * q).round() as usize].as_secs_f64() * 1_000.0;
-    println!("{what}: p50 {:.1} ms, p90 {:.1} ms, worst {:.1} ms (n = {})", at(0.5), at(0.9), at(1.0), took.len());
-}
-
 /// Requests that the operators made, from the API server's audit log.
 struct Audit {
     requests: usize,
@@ -328,67 +280,6 @@ impl Audit {
     fn requests_since(&self, before: &Audit) -> usize {
         self.requests - before.requests
     }
-}
-
-struct Operator {
-    identity: String,
-    child: Child,
-}
-
-impl Operator {
-    fn start(identity: &str) -> Operator {
-        let token = kubectl(&["-n", "gameday", "create", "token", "gameday", "--duration=6h"]);
-        let view = kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"]);
-        let mut config: serde_json::Value = serde_json::from_str(&view).expect("a kubeconfig");
-        config["users"][0]["user"] = json!({"token": token.trim()});
-        let path = std::env::temp_dir().join(format!("{identity}.kubeconfig"));
-        std::fs::write(&path, config.to_string()).expect("written");
-        let log = std::fs::File::create(std::env::temp_dir().join(format!("{identity}.log"))).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_gameday"))
-            .args(["operator", "--namespace", "gameday", "--identity", identity, "--listen", "127.0.0.1:0"])
-            .env("KUBECONFIG", path)
-            // As the manifests have it.
-            .env("MALLOC_ARENA_MAX", "1")
-            .env("MALLOC_TRIM_THRESHOLD_", "131072")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the operator starts");
-        Operator { identity: identity.to_owned(), child }
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("{} was not killed: {error}", self.identity);
-        }
-    }
-}
-
-fn gameday(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_gameday")).args(args).output().expect("gameday runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn kubectl(args: &[&str]) -> String {
-    let output = Command::new("kubectl").args(args).output().expect("kubectl runs");
-    assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn apply(manifests: &str) {
-    use std::io::Write;
-    let mut child = Command::new("kubectl")
-        .args(["apply", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("kubectl runs");
-    child.stdin.take().expect("a pipe").write_all(manifests.as_bytes()).expect("kubectl reads");
-    assert!(child.wait().expect("kubectl ends").success());
 }
 
 const MANIFESTS: &str = r#"

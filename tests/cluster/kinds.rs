@@ -158,9 +158,7 @@ impl Kit {
             let name = pod.name_any();
             let pid = process_of(&pod);
             assert_eq!(traced(pid), 0, "threads of {name} are held");
-            let tables = Command::new("nsenter").args(["-t", &pid.to_string(), "-n", "nft", "list", "tables"]).output().unwrap();
-            assert!(tables.status.success(), "nft: {tables:?}");
-            assert!(!String::from_utf8_lossy(&tables.stdout).contains("gameday"), "{name}: {tables:?}");
+            sweep_network(&name, pid);
             let ip = pod.status.and_then(|status| status.pod_ip).expect("an address");
             eventually(&format!("{name} answers unharmed"), Duration::from_secs(5), async || {
                 let asked = Instant::now();
@@ -173,6 +171,19 @@ impl Kit {
 
     async fn finished(&self) -> GameDayRunStatus {
         self.lab.until_finished(&self.run).await.status.unwrap()
+    }
+}
+
+fn sweep_network(name: &str, pid: i32) {
+    let tables = Command::new("nsenter").args(["-t", &pid.to_string(), "-n", "nft", "list", "tables"]).output().unwrap();
+    assert!(tables.status.success(), "nft: {tables:?}");
+    assert!(!String::from_utf8_lossy(&tables.stdout).contains("gameday"), "{name}: {tables:?}");
+}
+
+/// No rule of ours is left in the network of any pod of a namespace.
+pub async fn sweep_networks(lab: &Lab) {
+    for pod in lab.pods().list(&ListParams::default().labels("app=checkout")).await.expect("pods are listed") {
+        sweep_network(&pod.name_any(), process_of(&pod));
     }
 }
 
@@ -369,5 +380,46 @@ fn without_kubelets_every_kind_ends_when_it_is_told_to() {
         }
         took.sort();
         println!("kubelets killed: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+    });
+}
+
+/// The way of each node to all others, cut until this is dropped.
+struct Cut;
+
+impl Cut {
+    fn made() -> Cut {
+        Cut::set("down");
+        Cut
+    }
+
+    fn set(state: &str) {
+        for node in 1..=3 {
+            let link = format!("gdlab-{node}");
+            assert!(Command::new("ip").args(["link", "set", &link, state]).status().expect("ip runs").success());
+        }
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        Cut::set("up");
+    }
+}
+
+#[test]
+fn with_the_nodes_links_cut_every_kind_ends_within_half_a_minute() {
+    runtime().block_on(async {
+        let mut kit = Kit::new("cut-links").await;
+        let mut took = Vec::new();
+        for _ in 0..repeat() {
+            kit.hold("5m").await;
+            let cut = Cut::made();
+            took.push(kit.until_gone(Duration::from_secs(30)).await);
+            drop(cut);
+            assert_ne!(kit.finished().await.verdict, Some(Verdict::Passed));
+            kit.sweep().await;
+        }
+        took.sort();
+        println!("links cut: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
     });
 }

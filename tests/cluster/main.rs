@@ -8,6 +8,8 @@ mod budget;
 mod cord;
 mod crash;
 mod deletion;
+mod examples;
+mod fifty;
 mod guardrails;
 mod held;
 mod install;

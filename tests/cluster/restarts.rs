@@ -8,11 +8,12 @@ use crate::held::{answer, answer_ms, game_day, holding, holding_on, injections, 
 use crate::lab::{Lab, PATIENCE, eventually, kubectl, kubectl_apply, runtime, signal};
 
 const DELAY: &str = "{network: {delay: 100ms}}";
-/// The run stands the restart itself.
-const PATIENT: (&str, &str) = ("breachAfter: 3", "breachAfter: 30");
 
-fn reinject(game_day: &str) -> String {
-    game_day.replace(PATIENT.0, PATIENT.1).replace("    hold:", "    onRestart: Reinject\n    hold:")
+/// A game day that stands a restart itself.
+fn patient(address: &str, fault: &str, hold: &str, again: bool) -> String {
+    let patient = game_day(address, fault, hold).replace("breachAfter: 3", "breachAfter: 30");
+    let patient = patient.replace("recovery: 10s", "recovery: 60s");
+    if again { patient.replace("    hold:", "    onRestart: Reinject\n    hold:") } else { patient }
 }
 
 #[test]
@@ -43,7 +44,7 @@ fn a_restarted_container_is_held_again_where_that_was_ordered() {
         let mut lab = Lab::new("restart-reinject").await;
         let address = lab.shop("checkout", 2, &[]).await;
         let operator = lab.operator("one");
-        lab.apply(&reinject(&game_day(&address, DELAY, "25s"))).await;
+        lab.apply(&patient(&address, DELAY, "25s", true)).await;
         let target = holding_on(lab, operator, async |_, _| {}).await;
         let start = Instant::now();
         signal(target.pid, "-9");
@@ -72,8 +73,7 @@ fn a_paused_container_that_its_liveness_probe_kills_is_lost_or_paused_again_as_o
             kubectl(&["-n", &lab.namespace, "patch", "deployment", "checkout", "-p", liveness]);
             kubectl(&["-n", &lab.namespace, "rollout", "status", "deployment/checkout", "--timeout=60s"]);
             let operator = lab.operator("one");
-            let game_day = game_day(&address, "{pause: {}}", "20s").replace(PATIENT.0, PATIENT.1).replace("recovery: 10s", "recovery: 60s");
-            lab.apply(&if again { reinject(&game_day) } else { game_day }).await;
+            lab.apply(&patient(&address, "{pause: {}}", "20s", again)).await;
             let target = holding_on(lab, operator, async |_, _| {}).await;
             let status = target.lab.until_finished(&target.run).await.status.unwrap();
             show(name, &status);
@@ -101,8 +101,7 @@ fn a_deleted_pod_ends_the_fault_whatever_is_ordered_for_restarts() {
             let mut lab = Lab::new(name).await;
             let address = lab.shop("checkout", 2, &[]).await;
             let operator = lab.operator("one");
-            let game_day = game_day(&address, DELAY, "60s").replace(PATIENT.0, PATIENT.1);
-            lab.apply(&if again { reinject(&game_day) } else { game_day }).await;
+            lab.apply(&patient(&address, DELAY, "60s", again)).await;
             let target = holding_on(lab, operator, async |_, _| {}).await;
             let status = target.lab.runs().get(&target.run).await.unwrap().status.unwrap();
             let start = Instant::now();
