@@ -269,8 +269,14 @@ impl Agent {
 
     fn learn_order(&mut self, change: Change<DeserializeGuard<Injection>>) {
         match change {
-            Change::Is(DeserializeGuard(Ok(injection))) => {
-                self.orders.insert(injection.uid().unwrap_or_default(), injection);
+            Change::Is(DeserializeGuard(Ok(mut injection))) => {
+                let uid = injection.uid().unwrap_or_default();
+                // News that is older than this process's own word does not begin anything again, or find it lost.
+                let over = |order: &&Injection| order.status.as_ref().is_some_and(|status| status.phase.is_over());
+                if let Some(known) = self.orders.get(&uid).filter(over) {
+                    injection.status.clone_from(&known.status);
+                }
+                self.orders.insert(uid, injection);
             }
             Change::Is(DeserializeGuard(Err(invalid))) => {
                 let name = invalid.metadata.name.clone().unwrap_or_default();

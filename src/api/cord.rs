@@ -11,7 +11,7 @@ use super::says;
     group = "gameday.dev",
     version = "v1alpha1",
     kind = "Cord",
-    category = "gameday",
+    category = "gameday-all",
     printcolumn(name = "Reason", type_ = "string", json_path = ".spec.reason"),
     printcolumn(name = "By", type_ = "string", json_path = ".spec.by"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

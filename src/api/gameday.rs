@@ -14,7 +14,7 @@ use super::{Duration, Fault, Gate, Percent, Probe, Targets, Verdict, limits, say
     kind = "GameDay",
     namespaced,
     shortname = "gd",
-    category = "gameday",
+    category = "gameday-all",
     status = "GameDayStatus",
     validation = ("self.metadata.name.size() <= 50", says::NAME),
     printcolumn(name = "Schedule", type_ = "string", json_path = ".spec.schedule.cron"),

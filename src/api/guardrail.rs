@@ -18,7 +18,7 @@ use super::{Condition, Duration, Percent, ReadyAtLeast, Selector, Window, limits
     version = "v1alpha1",
     kind = "Guardrail",
     shortname = "gr",
-    category = "gameday",
+    category = "gameday-all",
     status = "GuardrailStatus",
     validation = ("self.metadata.name.size() <= 63", says::GUARDRAIL_NAME),
     printcolumn(name = "Limit", type_ = "integer", json_path = ".spec.runs"),

@@ -14,7 +14,7 @@ use super::{Duration, Fault, OnRestart, says};
     version = "v1alpha1",
     kind = "Injection",
     namespaced,
-    category = "gameday",
+    category = "gameday-all",
     status = "InjectionStatus",
     selectable = ".spec.node",
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),

@@ -16,7 +16,7 @@ use super::{Condition, Duration, GameDaySpec, People, limits, says};
     kind = "GameDayRun",
     namespaced,
     shortname = "gdr",
-    category = "gameday",
+    category = "gameday-all",
     status = "GameDayRunStatus",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),

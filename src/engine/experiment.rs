@@ -223,7 +223,7 @@ fn agents(cx: &Context, planned: &Planned, round: &Round, out: &mut Out) -> Lack
         None => Lacks::Nothing,
         Some(held) => {
             out.nodes.extend(held::nodes(cx.plan, &round.victims));
-            held::lacks(held, &round.victims, cx.seen)
+            held::lacks(cx.plan, held, &round.victims, cx.seen)
         }
     }
 }

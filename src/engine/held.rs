@@ -138,11 +138,16 @@ pub enum Lacks {
 /// The nodes of these targets, with the faults that each must be able to hold: all of the run's, because an agent is not
 /// replaced by one with more capabilities while it holds something.
 pub fn nodes(plan: &Plan, victims: &[Candidate]) -> BTreeMap<String, BTreeSet<FaultKind>> {
-    let kinds: BTreeSet<FaultKind> = plan.experiments.iter().filter_map(|planned| Some(planned.kind.held()?.kind)).collect();
+    let kinds = kinds(plan);
     victims.iter().filter_map(|victim| Some((victim.node.clone()?, kinds.clone()))).collect()
 }
 
-pub fn lacks(held: &Held, victims: &[Candidate], seen: &Observation) -> Lacks {
+fn kinds(plan: &Plan) -> BTreeSet<FaultKind> {
+    plan.experiments.iter().filter_map(|planned| Some(planned.kind.held()?.kind)).collect()
+}
+
+pub fn lacks(plan: &Plan, held: &Held, victims: &[Candidate], seen: &Observation) -> Lacks {
+    let kinds = kinds(plan);
     for victim in victims {
         let who = &victim.target;
         let Some(pod) = seen.pods.iter().find(|pod| pod.uid == who.uid) else { continue };
@@ -158,8 +163,9 @@ pub fn lacks(held: &Held, victims: &[Candidate], seen: &Observation) -> Lacks {
         }
         let node = victim.node.as_deref().unwrap_or_default();
         match seen.agents.get(node) {
-            Some(AgentSeen::Ready { faults, .. }) if !faults.contains(&held.kind) => {
-                return Lacks::Agents(format!("the agent on node {node} was not made for {}", held.kind));
+            // One that is not made for all of the run is about to be replaced.
+            Some(AgentSeen::Ready { faults, .. }) if !faults.is_superset(&kinds) => {
+                return Lacks::Agents(format!("the agent on node {node} was not made for all of the run's faults"));
             }
             Some(AgentSeen::Ready { faults: _, cannot }) => {
                 if let Some(why) = cannot.get(held.kind.name()) {

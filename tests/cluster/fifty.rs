@@ -49,7 +49,7 @@ fn fifty_targets_on_three_nodes_are_let_go_by_a_cord_and_by_a_breach() {
             } else {
                 kubectl(&["-n", &lab.namespace, "delete", "pods", "-l", "app=canary", "--force", "--grace-period=0"]);
             }
-            eventually("all are let go", Duration::from_secs(5), async || holders().is_empty().then_some(())).await;
+            eventually("all are let go", Duration::from_secs(10), async || holders().is_empty().then_some(())).await;
             println!("{by}: fifty let go after {:?}", begun.elapsed());
             let status = lab.until_finished(&run).await.status.unwrap();
             println!("{by}: {:?}, {:?}; abort took {:?}", status.verdict, status.why, status.experiments[0].time_to_abort);
