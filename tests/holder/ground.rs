@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -32,9 +33,18 @@ pub fn cleared_within() -> Duration {
     Duration::from_secs(1) * slower()
 }
 
-/// `GAMEDAY_TIMES_SLOWER=10` for a machine that is pretended by another.
-fn slower() -> u32 {
-    std::env::var("GAMEDAY_TIMES_SLOWER").map_or(1, |text| text.parse().unwrap())
+/// How many times slower everything may be than on a real machine: `GAMEDAY_TIMES_SLOWER=5` on one that another
+/// emulates. Widens the bars on times and slows down what is sent, and touches no other bar.
+pub fn slower() -> u32 {
+    static SAID: Once = Once::new();
+    let slower = std::env::var("GAMEDAY_TIMES_SLOWER").map_or(1, |text| text.parse().unwrap());
+    if slower != 1 {
+        SAID.call_once(|| {
+            let says = format!("#### TIMES MAY BE {slower} TIMES AS LONG HERE: nothing is said about how exact or how fast.");
+            let _ = writeln!(std::io::stderr(), "\n{says}\n");
+        });
+    }
+    slower
 }
 
 /// A container: dropping it ends all its processes and removes all that was made for it.
@@ -266,8 +276,12 @@ pub struct Ended {
 
 impl Holder {
     pub fn start(order: &Order) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gameday"));
-        let mut child = command.arg("hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Holder::start_by(Command::new(env!("CARGO_BIN_EXE_gameday")).arg("hold"), order)
+    }
+
+    /// By a command that becomes the holder in the end, in the same process.
+    pub fn start_by(command: &mut Command, order: &Order) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{}", serde_json::to_string(order).unwrap()).unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -334,6 +348,35 @@ impl Holder {
         })
         .collect();
         Ended { events, status: self.child.wait().unwrap() }
+    }
+}
+
+/// A cgroup such as the agent's own, below another, on version 2.
+pub struct AgentsCgroup(PathBuf);
+
+impl AgentsCgroup {
+    pub fn new() -> Self {
+        let directory = Path::new(CGROUP).join(format!("gameday-agent-{}/inner", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        AgentsCgroup(directory)
+    }
+
+    /// `gameday hold` as a pod's container runs it there: it sees no other cgroup than its own.
+    pub fn hold(&self) -> Command {
+        let mut command = Command::new("sh");
+        let inside = "umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" hold";
+        let script =
+            format!("echo $$ > {}/cgroup.procs && exec unshare --cgroup --mount sh -c '{inside}' \"$0\"", self.0.display());
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_gameday")]);
+        command
+    }
+}
+
+impl Drop for AgentsCgroup {
+    fn drop(&mut self) {
+        for directory in [&self.0, self.0.parent().unwrap()] {
+            fs::remove_dir(directory).unwrap();
+        }
     }
 }
 
