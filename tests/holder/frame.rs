@@ -282,7 +282,7 @@ fn what_is_not_needed_any_more_is_dropped() {
 fn a_holder_in_a_cgroup_namespace_of_its_own_finds_the_targets_cgroup() {
     let Some(ground) = ground("namespace") else { return };
     let before = ground.traces();
-    let agent = AgentsCgroup::new();
+    let agent = AgentsCgroup::beside(&ground);
     for (kind, fault, in_force) in kinds(&ground).into_iter().filter(|(kind, ..)| !matches!(*kind, "pause" | "files")) {
         let mut holder = Holder::start_by(&mut agent.hold(), &ground.order(fault, LONG));
         holder.started();
