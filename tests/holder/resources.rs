@@ -182,7 +182,9 @@ fn an_open_waits_and_only_in_the_target() {
         .collect();
     took.sort_by(f64::total_cmp);
     println!("files: an open delayed by {delay_ms} ms takes {took:?} ms, the start of date included");
-    assert!(took[0] >= f64::from(delay_ms) && took[2] < f64::from(delay_ms) * 1.1, "{took:?}");
+    // Once, not twice; and exactly, where it takes no time to start date.
+    let most = if slower() == 1 { 1.1 } else { 1.5 };
+    assert!(took[0] >= f64::from(delay_ms) && took[2] < f64::from(delay_ms) * most, "{took:?}");
     let elsewhere = Instant::now();
     std::fs::read(&file).unwrap();
     assert!(elsewhere.elapsed() < Duration::from_millis(100) * slower(), "the same file through another mount waits too");
