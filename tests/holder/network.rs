@@ -389,16 +389,21 @@ fn what_the_target_sends_is_delayed_one_way_only() {
 fn a_stream_with_100_ms_of_delay_is_as_fast_as_with_netem() {
     let Some(wire) = Wire::lay() else { return };
     for (direction, from) in [(Direction::In, End::Peer), (Direction::Out, End::Target)] {
-        let rate = || stream_mbit_per_s(&wire, from, 1 << 19, Duration::from_secs(4), Duration::from_secs(4));
+        let rate = || stream_mbit_per_s(&wire, from, 1 << 19, Duration::from_secs(2), Duration::from_secs(3));
         let plain = rate();
-        wire.tc(from, "qdisc add dev eth0 root netem delay 100ms limit 100000");
-        let netem = rate();
-        wire.tc(from, "qdisc del dev eth0 root");
-        let held = Held::hold(&wire, shape(direction, Shape { delay: delay_ms(100), ..Shape::default() }));
-        let ours = rate();
-        let bite = held.stop();
+        // In turns, and the best of each: what else the machine does only takes away.
+        let (mut netem, mut ours) = (0f64, 0f64);
+        for _ in 0..3 {
+            wire.tc(from, "qdisc add dev eth0 root netem delay 100ms limit 100000");
+            netem = netem.max(rate());
+            wire.tc(from, "qdisc del dev eth0 root");
+            let held = Held::hold(&wire, shape(direction, Shape { delay: delay_ms(100), ..Shape::default() }));
+            ours = ours.max(rate());
+            let bite = held.stop();
+            assert!(bite.bit(), "{direction:?}: {bite:?}");
+        }
         println!("TCP {direction:?}: {plain:.1} Mbit/s; with 100 ms by netem {netem:.1}, by the holder {ours:.1}");
-        assert!(bite.bit() && netem < plain / 2.0, "{direction:?}: {plain} without a fault, {netem} with netem");
+        assert!(netem < plain / 2.0, "{direction:?}: {plain} without a fault, {netem} with netem");
         assert!((ours / netem - 1.0).abs() <= 0.1, "{direction:?}: {ours} Mbit/s, {netem} with netem");
     }
 }
