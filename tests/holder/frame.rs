@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use gameday::holder::{Aim, Cpu, DiskFill, End, Event, Exit, Fault, FileOperation, Files, LAST_RESORT, Memory, Pause, Processes};
 use rustix::process::Signal;
 
-use super::ground::{Ground, Holder, MIB, cleared_within, field, ground, reap, signal_kill, soon, state, until};
+use super::ground::{
+    AgentsCgroup, Ground, Holder, MIB, cleared_within, field, ground, reap, signal_kill, slower, soon, state, until,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -108,7 +110,9 @@ fn a_killed_holder_leaves_nothing() {
             holder.signal(Signal::KILL);
             took.push(until(&format!("{kind} cleared"), cleared_within(), || {
                 reap(&workers);
-                !in_force(&ground) && ground.workers().is_empty()
+                // Version 2 does not list the dead, who count among the processes until they are reaped.
+                let none_left = workers.iter().all(|pid| state(*pid).is_none()) && ground.workers().is_empty();
+                !in_force(&ground) && none_left
             }));
         }
         same_traces(&ground, &before, kind);
@@ -161,7 +165,10 @@ fn it_ends_after_its_length() {
     let ended = holder.end();
     let took = began.elapsed();
     assert!(matches!(ended.last(), Event::Cleared { end: End::Length, .. }), "{ended:?}");
-    assert!(took > Duration::from_millis(1300) && took < Duration::from_millis(2000), "{took:?}");
+    assert!(
+        took > Duration::from_millis(1300) && took < Duration::from_millis(1500) + Duration::from_millis(500) * slower(),
+        "{took:?}"
+    );
     assert!(ended.events.iter().any(|event| matches!(event, Event::Bite(bite) if bite.bit)), "{ended:?}");
 }
 
@@ -266,6 +273,26 @@ fn what_is_not_needed_any_more_is_dropped() {
         }
         assert_eq!(field(holder.pid, "NoNewPrivs:").as_deref(), Some("1"));
         assert_eq!(field(holder.pid, "Threads:").as_deref(), Some("1"));
+    }
+}
+
+/// As containers are since version 2: the target's cgroup is named from the agent's own, and found in the node's tree.
+#[test]
+#[ignore = "needs cgroup version 2: tests/kernels/run runs it"]
+fn a_holder_in_a_cgroup_namespace_of_its_own_finds_the_targets_cgroup() {
+    let Some(ground) = ground("namespace") else { return };
+    let before = ground.traces();
+    let agent = AgentsCgroup::beside(&ground);
+    for (kind, fault, in_force) in kinds(&ground).into_iter().filter(|(kind, ..)| !matches!(*kind, "pause" | "files")) {
+        let mut holder = Holder::start_by(&mut agent.hold(), &ground.order(fault, LONG));
+        holder.started();
+        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/cgroup")).unwrap();
+        assert_ne!(namespace(&holder.pid.to_string()), namespace("self"), "{kind}");
+        until(&format!("{kind} in force"), soon(), || in_force(&ground));
+        holder.release();
+        let ended = holder.end();
+        assert!(matches!(ended.last(), Event::Cleared { clean, .. } if clean.clean), "{kind}: {ended:?}");
+        same_traces(&ground, &before, kind);
     }
 }
 

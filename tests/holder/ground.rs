@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const CGROUP: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "blkio", "pids"];
+/// The container's cgroup, its pod's, and the one of all pods.
+const LEVELS: usize = 3;
 const POD: &str = "pod21d2a9b4-1a2b-3c4d-5e6f-7a8b9c0d1e2f";
 
 pub const MIB: u64 = 1 << 20;
@@ -32,9 +35,18 @@ pub fn cleared_within() -> Duration {
     Duration::from_secs(1) * slower()
 }
 
-/// `GAMEDAY_TIMES_SLOWER=10` for a machine that is pretended by another.
-fn slower() -> u32 {
-    std::env::var("GAMEDAY_TIMES_SLOWER").map_or(1, |text| text.parse().unwrap())
+/// How many times slower everything may be than on a real machine: `GAMEDAY_TIMES_SLOWER=5` on one that another
+/// emulates. Widens the bars on times and slows down what is sent, and touches no other bar.
+pub fn slower() -> u32 {
+    static SAID: Once = Once::new();
+    let slower = std::env::var("GAMEDAY_TIMES_SLOWER").map_or(1, |text| text.parse().unwrap());
+    if slower != 1 {
+        SAID.call_once(|| {
+            let says = format!("#### TIMES MAY BE {slower} TIMES AS LONG HERE: nothing is said about how exact or how fast.");
+            let _ = writeln!(std::io::stderr(), "\n{says}\n");
+        });
+    }
+    slower
 }
 
 /// A container: dropping it ends all its processes and removes all that was made for it.
@@ -241,8 +253,7 @@ impl Drop for Ground {
             std::thread::sleep(Duration::from_millis(5));
         }
         for cgroup in cgroups(&self.id) {
-            let _ = fs::remove_dir(&cgroup);
-            let _ = fs::remove_dir(cgroup.parent().unwrap());
+            cgroup.ancestors().take(LEVELS).for_each(|directory| drop(fs::remove_dir(directory)));
         }
         let _ = Command::new("umount").arg(self.directory.join("volume")).status();
         let _ = fs::remove_dir_all(&self.directory);
@@ -266,8 +277,12 @@ pub struct Ended {
 
 impl Holder {
     pub fn start(order: &Order) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gameday"));
-        let mut child = command.arg("hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Holder::start_by(Command::new(env!("CARGO_BIN_EXE_gameday")).arg("hold"), order)
+    }
+
+    /// By a command that becomes the holder in the end, in the same process.
+    pub fn start_by(command: &mut Command, order: &Order) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{}", serde_json::to_string(order).unwrap()).unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -337,6 +352,35 @@ impl Holder {
     }
 }
 
+/// A cgroup such as the agent's own, in a pod beside the container's, on version 2.
+pub struct AgentsCgroup(PathBuf);
+
+impl AgentsCgroup {
+    pub fn beside(ground: &Ground) -> Self {
+        let directory = cgroup(&ground.id, "").ancestors().nth(LEVELS - 1).unwrap().join("agents-pod/agent");
+        fs::create_dir_all(&directory).unwrap();
+        AgentsCgroup(directory)
+    }
+
+    /// `gameday hold` as a pod's container runs it there: it sees no other cgroup than its own.
+    pub fn hold(&self) -> Command {
+        let mut command = Command::new("sh");
+        let inside = "umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" hold";
+        let script =
+            format!("echo $$ > {}/cgroup.procs && exec unshare --cgroup --mount sh -c '{inside}' \"$0\"", self.0.display());
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_gameday")]);
+        command
+    }
+}
+
+impl Drop for AgentsCgroup {
+    fn drop(&mut self) {
+        for directory in [&self.0, self.0.parent().unwrap()] {
+            fs::remove_dir(directory).unwrap();
+        }
+    }
+}
+
 impl Drop for Holder {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -403,8 +447,8 @@ fn run(command: &mut Command) {
 
 fn cgroup(id: &str, controller: &str) -> PathBuf {
     let hierarchy = if is_v2() { Path::new(CGROUP).to_owned() } else { Path::new(CGROUP).join(controller) };
-    // Each container in a pod of its own: tests run side by side.
-    hierarchy.join(format!("{POD}{}", &id[52..])).join(id)
+    // Each container in a pod of its own, below a node's directory of its own: tests run side by side.
+    hierarchy.join(format!("gameday-test-{}", &id[24..])).join(format!("{POD}{}", &id[52..])).join(id)
 }
 
 fn cgroups(id: &str) -> Vec<PathBuf> {
@@ -412,20 +456,18 @@ fn cgroups(id: &str) -> Vec<PathBuf> {
 }
 
 fn make_cgroup(cgroup: &Path) {
-    let pod = cgroup.parent().unwrap();
-    if is_v2() {
-        let enable = "+cpu +memory +pids +io";
-        fs::write(Path::new(CGROUP).join("cgroup.subtree_control"), enable).unwrap();
-        fs::create_dir_all(pod).unwrap();
-        fs::write(pod.join("cgroup.subtree_control"), enable).unwrap();
-    }
-    fs::create_dir_all(cgroup).unwrap();
-    // A new cpuset has no processors, and nobody may join it.
-    for directory in [pod, cgroup] {
+    let mut levels: Vec<&Path> = cgroup.ancestors().take(LEVELS).collect();
+    levels.reverse();
+    for directory in levels {
+        let above = directory.parent().unwrap();
+        if is_v2() {
+            fs::write(above.join("cgroup.subtree_control"), "+cpu +memory +pids +io").unwrap();
+        }
+        fs::create_dir_all(directory).unwrap();
+        // A new cpuset has no processors, and nobody may join it.
         for name in ["cpuset.cpus", "cpuset.mems"] {
-            let above = directory.parent().unwrap().join(name);
-            if !is_v2() && above.exists() {
-                fs::write(directory.join(name), fs::read_to_string(above).unwrap()).unwrap();
+            if !is_v2() && above.join(name).exists() {
+                fs::write(directory.join(name), fs::read_to_string(above.join(name)).unwrap()).unwrap();
             }
         }
     }
@@ -435,8 +477,7 @@ fn write_limits(id: &str) {
     let write = |controller: &str, name: &str, value: String| fs::write(cgroup(id, controller).join(name), value).unwrap();
     // The machine is shared; what a container gets below its limit must not depend on the others.
     let (name, value) = if is_v2() { ("cpu.weight", "10000") } else { ("cpu.shares", "262144") };
-    fs::write(cgroup(id, "cpu").join(name), value).unwrap();
-    fs::write(cgroup(id, "cpu").parent().unwrap().join(name), value).unwrap();
+    cgroup(id, "cpu").ancestors().take(LEVELS).for_each(|directory| fs::write(directory.join(name), value).unwrap());
     let quota = (CPU_LIMIT_CORES * 100_000.0) as u64;
     if is_v2() {
         write("cpu", "cpu.max", format!("{quota} 100000"));

@@ -9,7 +9,9 @@ use gameday::holder::{
     Memory, Pause, Processes,
 };
 
-use super::ground::{CPU_LIMIT_CORES, Ground, MEMORY_LIMIT, MIB, PIDS_LIMIT, ground, is_v2, soon, state, until};
+use super::ground::{
+    CPU_LIMIT_CORES, Ground, MEMORY_LIMIT, MIB, PIDS_LIMIT, cleared_within, ground, is_v2, slower, soon, state, until,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -56,7 +58,9 @@ fn cpu_fills_up_and_leaves_a_busy_target_alone() {
     busy.kill().unwrap();
     busy.wait().unwrap();
     println!("cpu fillUpTo 60: {used:.2} % with an idle target; beside a busy one the worker burns {burnt:.2} %");
-    assert!(burnt < 5.0, "{burnt} % beside a busy target");
+    // What it takes to look a hundred times a second. A worker that did not give way would burn half of what both use.
+    let most = if slower() == 1 { 5.0 } else { 15.0 };
+    assert!(burnt < most, "{burnt} % beside a busy target");
 }
 
 /// User and system time in hundredths of a second.
@@ -163,7 +167,8 @@ fn files(ground: &Ground) -> Files {
 #[test]
 fn an_open_waits_and_only_in_the_target() {
     let Some(ground) = ground("open") else { return };
-    let delay = Some(gameday::api::Duration::from_millis(300));
+    let delay_ms = 300 * slower();
+    let delay = Some(gameday::api::Duration::from_millis(delay_ms.into()));
     let mut holder = ground.hold(Fault::Files(Files { delay, ..files(&ground) }), LONG);
     holder.started();
     let file = format!("{}/file", ground.path("volume"));
@@ -176,13 +181,15 @@ fn an_open_waits_and_only_in_the_target() {
         })
         .collect();
     took.sort_by(f64::total_cmp);
-    println!("files: an open delayed by 300 ms takes {took:?} ms, the start of date included");
-    assert!(took[0] >= 300.0 && took[2] < 330.0, "{took:?}");
+    println!("files: an open delayed by {delay_ms} ms takes {took:?} ms, the start of date included");
+    // Once, not twice; and exactly, where it takes no time to start date.
+    let most = if slower() == 1 { 1.1 } else { 1.5 };
+    assert!(took[0] >= f64::from(delay_ms) && took[2] < f64::from(delay_ms) * most, "{took:?}");
     let elsewhere = Instant::now();
     std::fs::read(&file).unwrap();
-    assert!(elsewhere.elapsed() < Duration::from_millis(100), "the same file through another mount waits too");
+    assert!(elsewhere.elapsed() < Duration::from_millis(100) * slower(), "the same file through another mount waits too");
     let bite = holder.bitten();
-    assert!(bite.figures["hit"] >= 1.0 && bite.figures["late_worst_us"] < 50_000.0, "{bite:?}");
+    assert!(bite.figures["hit"] >= 1.0 && bite.figures["late_worst_us"] < 50_000.0 * f64::from(slower()), "{bite:?}");
 }
 
 #[test]
@@ -283,7 +290,7 @@ fn a_paused_process_can_be_killed_and_is_reaped() {
     let began = Instant::now();
     ground.kill();
     println!("pause: a paused process that is killed is reaped after {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < cleared_within(), "{:?}", began.elapsed());
     assert!(matches!(holder.end().last(), Event::Lost { .. }));
 }
 

@@ -98,6 +98,11 @@ impl Wire {
         &self.names[usize::from(end == End::Peer)]
     }
 
+    /// Traffic control at one end.
+    pub fn tc(&self, end: End, arguments: &str) {
+        run("tc", &format!("-n {} {arguments}", self.name(end)));
+    }
+
     /// Does something at one end, in a thread of its own.
     pub fn at<T: Send + 'static>(&self, end: End, what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let name = self.name(end).to_owned();
@@ -117,8 +122,12 @@ impl Drop for Wire {
 }
 
 fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", arguments);
+}
+
+fn run(program: &str, arguments: &str) {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Moves this thread into a namespace by its name.
@@ -138,11 +147,14 @@ pub struct Load {
     pub per_second: f64,
     pub count: u64,
     pub size: usize,
+    /// Nothing comes any more when nothing has come for this long after the last was sent.
+    pub quiet: Duration,
 }
 
 impl Load {
     pub fn into_target(per_second: f64, count: u64) -> Load {
-        Load { from: End::Peer, to: TARGET.parse().unwrap(), source: PEER.parse().unwrap(), per_second, count, size: 64 }
+        let (to, source) = (TARGET.parse().unwrap(), PEER.parse().unwrap());
+        Load { from: End::Peer, to, source, per_second, count, size: 64, quiet: Duration::from_millis(500) }
     }
 
     pub fn out_of_target(per_second: f64, count: u64) -> Load {
@@ -239,7 +251,7 @@ pub fn send(wire: &Wire, load: Load) -> JoinHandle<Outcome> {
         move || {
             let socket = UdpSocket::bind(SocketAddr::new(load.to, 0)).unwrap();
             bound.send(socket.local_addr().unwrap().port()).unwrap();
-            receive(&socket, &done, load.from == End::Peer)
+            receive(&socket, &done, &load)
         }
     });
     let port = port.recv().unwrap();
@@ -298,8 +310,8 @@ fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: i32) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Receives until the sender is done and nothing has come for half a second.
-fn receive(socket: &UdpSocket, done: &AtomicBool, by_process: bool) -> Vec<Arrival> {
+/// Receives until the sender is done and all is quiet.
+fn receive(socket: &UdpSocket, done: &AtomicBool, load: &Load) -> Vec<Arrival> {
     const MANY: usize = 64;
     const ROOM: usize = 2048;
     const CONTROL: usize = 64;
@@ -332,7 +344,7 @@ fn receive(socket: &UdpSocket, done: &AtomicBool, by_process: bool) -> Vec<Arriv
             libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), MANY as u32, libc::MSG_WAITFORONE, std::ptr::null_mut())
         };
         if count <= 0 {
-            if done.load(Ordering::Relaxed) && last.elapsed() > Duration::from_millis(500) {
+            if done.load(Ordering::Relaxed) && last.elapsed() > load.quiet {
                 return arrivals;
             }
             continue;
@@ -350,7 +362,7 @@ fn receive(socket: &UdpSocket, done: &AtomicBool, by_process: bool) -> Vec<Arriv
             arrivals.push(Arrival {
                 sequence: u64::from_ne_bytes(bytes[..8].try_into().unwrap()),
                 sent: u64::from_ne_bytes(bytes[8..16].try_into().unwrap()),
-                came: if by_process { now } else { stamp.tv_sec as u64 * 1_000_000_000 + stamp.tv_nsec as u64 },
+                came: if load.from == End::Peer { now } else { stamp.tv_sec as u64 * 1_000_000_000 + stamp.tv_nsec as u64 },
                 intact: bytes[16..].iter().all(|byte| *byte == FILLER),
             });
         }
@@ -389,6 +401,41 @@ pub fn stream_there_and_back(wire: &Wire, target: &str, length: usize) -> Result
         0 => Ok(took),
         wrong => Err(format!("{wrong} bytes differ")),
     }
+}
+
+/// Megabits a second that one TCP stream carries from this end to the other, after `warm_up` and for `time`. It may have
+/// `window` bytes under way.
+pub fn stream_mbit_per_s(wire: &Wire, from: End, window: i32, warm_up: Duration, time: Duration) -> f64 {
+    let (to, address) = if from == End::Peer { (End::Target, TARGET) } else { (End::Peer, PEER) };
+    let (bound, port) = mpsc::channel();
+    let receiver = wire.at(to, move || {
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, window);
+        bound.send(listener.local_addr().unwrap().port()).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = vec![0; 1 << 16];
+        let mut until = |end: Instant, stream: &mut TcpStream| {
+            let mut count = 0;
+            while Instant::now() < end {
+                count += stream.read(&mut bytes).unwrap();
+            }
+            count
+        };
+        until(Instant::now() + warm_up, &mut stream);
+        let began = Instant::now();
+        let count = until(began + time, &mut stream);
+        count as f64 * 8.0 / 1e6 / began.elapsed().as_secs_f64()
+    });
+    let port = port.recv().unwrap();
+    let sender = wire.at(from, move || {
+        let mut stream = TcpStream::connect((address, port)).unwrap();
+        let bytes = vec![FILLER; 1 << 16];
+        // Until the receiver has enough and closes.
+        while stream.write_all(&bytes).is_ok() {}
+    });
+    let rate = receiver.join().unwrap();
+    sender.join().unwrap();
+    rate
 }
 
 fn send_pattern(stream: &mut TcpStream, length: usize) -> Result<(), String> {
