@@ -463,7 +463,9 @@ impl Agent {
         match line {
             Ok(line) => {
                 tracing::info!(injection = name, "aimed anew");
-                pipe.tell(&line);
+                if let Err(why) = pipe.tell(&line) {
+                    self.end(name, why);
+                }
             }
             Err(why) => tracing::error!(injection = name, why, "it cannot be aimed anew, and stays as it was"),
         }

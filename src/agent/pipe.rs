@@ -5,6 +5,9 @@ use std::process::ChildStdin;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
+/// What a holder has not read. The longest order fits four times; one that reads nothing all that while is stuck.
+const UNSENT_MAX: usize = 4 * 1024 * 1024;
+
 /// It never waits: a holder that is stuck must not keep its agent from ending others.
 pub struct Pipe {
     stdin: ChildStdin,
@@ -20,10 +23,16 @@ impl Pipe {
         Ok(Pipe { stdin, unsent: Vec::new() })
     }
 
-    pub fn tell(&mut self, line: &[u8]) {
+    /// # Errors
+    /// The holder has not read what it was told before: it is stuck.
+    pub fn tell(&mut self, line: &[u8]) -> Result<(), &'static str> {
+        if self.unsent.len() + line.len() > UNSENT_MAX {
+            return Err("its holder does not read");
+        }
         self.unsent.extend_from_slice(line);
         self.unsent.push(b'\n');
         self.send();
+        Ok(())
     }
 
     /// As much as there is room for; called again and again.
