@@ -9,7 +9,6 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 
 use crate::held::{holding_with, nothing_is_left, show};
-use crate::kinds::process_of;
 use crate::lab::{Lab, PATIENCE, eventually, kubectl, kubectl_apply, never, runtime};
 
 /// Whether a connection can be made from within a process's network, and how long that took.

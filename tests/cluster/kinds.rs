@@ -342,6 +342,7 @@ impl Kubelet {
 }
 
 impl Drop for Kubelet {
+    #[allow(clippy::zombie_processes, reason = "it outlives this process; the lab ends it")]
     fn drop(&mut self) {
         let lab = std::env::var("GAMEDAY_LAB").expect("the lab");
         let log =
