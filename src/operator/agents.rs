@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
@@ -25,6 +26,9 @@ const IDLE: Duration = Duration::from_secs(300);
 const SILENT: Duration = Duration::from_secs(15);
 /// An order that an agent was ready for is seen by then: a write, and the news of it.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
+/// An agent that its kubelet restarts ever more slowly is replaced by a new one when it is so old; younger, it may be one
+/// that cannot start at all.
+const BACK_OFF: SignedDuration = SignedDuration::from_secs(20);
 /// What is wanted is looked at again so often, whatever the watches say.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -168,7 +172,7 @@ impl Agents {
         for pod in pods {
             let Some(node) = node_of(&pod) else { continue };
             let lacks = wanted.get(node).is_some_and(|faults| !faults_of(&pod).is_superset(faults));
-            let ended = matches!(phase(&pod), "Failed" | "Succeeded");
+            let ended = matches!(phase(&pod), "Failed" | "Succeeded") || is_backing_off(&pod, Timestamp::now());
             let useless = (!wanted.contains_key(node) || lacks && !content(node)) && !busy.contains(node) || ended;
             if useless && pod.metadata.deletion_timestamp.is_none() {
                 let uid = Some(Preconditions { uid: pod.uid(), resource_version: None });
@@ -255,6 +259,15 @@ fn node_of(pod: &Pod) -> Option<&String> {
 
 fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+/// Whether its container was killed so often that the kubelet lets it wait. What it held has ended with it, and only an
+/// agent can say so.
+fn is_backing_off(pod: &Pod, now: Timestamp) -> bool {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut waiting = containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    let is_old = pod.metadata.creation_timestamp.as_ref().is_some_and(|made| now.duration_since(made.0) > BACK_OFF);
+    is_old && waiting.any(|reason| reason == "CrashLoopBackOff")
 }
 
 fn faults_of(pod: &Pod) -> BTreeSet<FaultKind> {
