@@ -50,7 +50,6 @@ async fn bench() {
     let operator = Operator::start("bench-on-demand", &image);
     somebody_leads(&client).await;
     begin_to_delayed(&client, "on demand", 10, true).await;
-    begin_to_burning(&client, 1).await;
     drop(operator);
 
     kubectl(&["-n", "gameday-agents", "delete", "pods", "--all", "--force", "--grace-period=0"]);
