@@ -272,8 +272,7 @@ impl Agent {
             Change::Is(DeserializeGuard(Ok(mut injection))) => {
                 let uid = injection.uid().unwrap_or_default();
                 // News that is older than this process's own word does not begin anything again, or find it lost.
-                let over = |order: &&Injection| order.status.as_ref().is_some_and(|status| status.phase.is_over());
-                if let Some(known) = self.orders.get(&uid).filter(over) {
+                if let Some(known) = self.orders.get(&uid).filter(|order| order.is_over()) {
                     injection.status.clone_from(&known.status);
                 }
                 self.orders.insert(uid, injection);
@@ -345,10 +344,7 @@ impl Agent {
         for order in &orders {
             self.follow_order(order);
         }
-        self.names.retain(|name, _| {
-            let is_over = |order: &Injection| order.status.as_ref().is_some_and(|status| status.phase.is_over());
-            orders.iter().any(|order| order.name_any() == *name && !is_over(order))
-        });
+        self.names.retain(|name, _| orders.iter().any(|order| order.name_any() == *name && !order.is_over()));
     }
 
     fn follow_order(&mut self, order: &Injection) {
@@ -400,8 +396,7 @@ impl Agent {
             Some(Ok(names)) => names,
             Some(Err(why)) => return self.refuse(name, why),
         };
-        let kubelet = self.node_addresses.iter().copied().chain(proc::gateways(pid)).collect();
-        let local = Local { kubelet, names };
+        let local = Local { kubelet: kubelet(&self.node_addresses, pid), names };
         match order::of(spec, &local) {
             Err(why) => self.refuse(name, why),
             Ok(order) => {
@@ -489,7 +484,7 @@ impl Agent {
         let container = spec.container.as_deref().unwrap_or_default();
         // Not there yet, or not any more.
         let Ok(pid) = proc::of_container(container, &spec.pod.uid) else { return };
-        hold.local.kubelet = self.node_addresses.iter().copied().chain(proc::gateways(pid)).collect();
+        hold.local.kubelet = kubelet(&self.node_addresses, pid);
         hold.container.clone_from(&spec.container);
         hold.aim.clone_from(&spec.aim);
         hold.between = None;
@@ -643,6 +638,11 @@ impl Agent {
             self.statuses.forget(name);
         }
     }
+}
+
+/// From where the kubelet probes the pod of this process.
+fn kubelet(node: &[IpAddr], pid: i32) -> Vec<IpAddr> {
+    node.iter().copied().chain(proc::gateways(pid)).collect()
 }
 
 /// What is known of a fault whose container is gone.

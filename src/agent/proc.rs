@@ -15,13 +15,11 @@ pub fn of_container(container: &str, pod_uid: &str) -> Result<i32, String> {
     if id.len() < 12 {
         return Err(format!("{container:?} is not a container's id"));
     }
-    // systemd's names have underscores.
-    let uids = [pod_uid.to_owned(), pod_uid.replace('-', "_")];
     for pid in pids() {
         // What cannot be read has ended meanwhile.
         let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { continue };
         if cgroups.lines().any(|line| line.contains(id)) {
-            return if uids.iter().any(|uid| cgroups.contains(uid.as_str())) {
+            return if is_of_pod(&cgroups, pod_uid) {
                 Ok(pid)
             } else {
                 Err(format!("container {id} is not one of pod {pod_uid}"))
@@ -33,9 +31,12 @@ pub fn of_container(container: &str, pod_uid: &str) -> Result<i32, String> {
 
 /// Whether any process of this pod is left; its sandbox has one for as long as it lives.
 pub fn has_pod(uid: &str) -> bool {
-    let uids = [uid.to_owned(), uid.replace('-', "_")];
-    let within = |cgroups: String| uids.iter().any(|uid| cgroups.contains(uid.as_str()));
-    pids().into_iter().any(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(within))
+    pids().into_iter().any(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| is_of_pod(&cgroups, uid)))
+}
+
+/// systemd's names have underscores.
+fn is_of_pod(cgroups: &str, uid: &str) -> bool {
+    cgroups.contains(uid) || cgroups.contains(&uid.replace('-', "_"))
 }
 
 /// A file as a process sees it. Symbolic links stay within its root, and nothing is waited for.

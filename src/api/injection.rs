@@ -139,6 +139,13 @@ impl InjectionPhase {
     }
 }
 
+impl Injection {
+    /// Whether its node has said that nothing of it is in force, now and later.
+    pub fn is_over(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.phase.is_over())
+    }
+}
+
 impl InjectionSpec {
     /// The name of this order: asked for twice, it is one.
     pub fn name(run_uid: &str, experiment: &str, target_uid: &str) -> String {

@@ -133,8 +133,7 @@ pub async fn sweep(client: &Client, agents: &str) -> Result<usize, Error> {
             continue;
         }
         let name = injection.name_any();
-        let over = injection.status.as_ref().is_some_and(|status| status.phase.is_over());
-        if over {
+        if injection.is_over() {
             match ask(api.delete(&name, &Default::default())).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {}

@@ -181,7 +181,7 @@ impl Desk {
         match change {
             Change::Is(DeserializeGuard(Ok(injection))) => {
                 of = Some(injection.spec.run.uid.clone());
-                orphan = !injection.spec.revert && !is_over(&injection);
+                orphan = !injection.spec.revert && !injection.is_over();
                 injections.insert(injection.uid().unwrap_or_default(), injection);
             }
             Change::Is(DeserializeGuard(Err(invalid))) => {
@@ -230,13 +230,13 @@ impl Desk {
 
     /// Orders that have not ended, and are not to.
     pub fn live_orders(&self) -> Vec<Injection> {
-        lock(&self.injections).1.values().filter(|order| !is_over(order) && !order.spec.revert).cloned().collect()
+        lock(&self.injections).1.values().filter(|order| !order.is_over() && !order.spec.revert).cloned().collect()
     }
 
     /// Nodes with orders that have not ended.
     pub fn busy_nodes(&self) -> BTreeSet<String> {
         let kept = lock(&self.injections);
-        kept.1.values().filter(|order| !is_over(order)).map(|injection| injection.spec.node.clone()).collect()
+        kept.1.values().filter(|order| !order.is_over()).map(|injection| injection.spec.node.clone()).collect()
     }
 
     /// Every run's task looks again.
@@ -353,10 +353,6 @@ impl Desk {
             self.litter.notify_one();
         }
     }
-}
-
-fn is_over(order: &Injection) -> bool {
-    order.status.as_ref().is_some_and(|status| status.phase.is_over())
 }
 
 fn first_seen(object: &GameDayRun) -> SeenRun {

@@ -28,12 +28,7 @@ const NAMESPACE: &str = "bench-held";
 const MANY: usize = 50;
 
 fn main() {
-    // Cargo also runs bench targets as tests; there is nothing to test here.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(bench());
+    ground::measure(bench());
 }
 
 async fn bench() {

@@ -50,7 +50,7 @@ fn a_partition_from_one_service_follows_its_pods_and_leaves_all_else_alone() {
     runtime().block_on(async {
         let fault = "{network: {partition: true, to: [{service: payments}]}}";
         let target = holding_with("aim-service", fault, "60s", async |lab, pid| {
-            if lab.deployments().get_opt("payments").await.expect("an answer").is_none() {
+            if pid.is_none() {
                 lab.shop("payments", 1, &[]).await;
                 lab.shop("ledger", 1, &[]).await;
             }
@@ -97,7 +97,7 @@ fn pods_that_join_are_hit_and_a_label_taken_off_is_release() {
     runtime().block_on(async {
         let fault = "{network: {partition: true, to: [{pods: {matchLabels: {app: payments}}}]}}";
         let target = holding_with("aim-pods", fault, "60s", async |lab, pid| {
-            if lab.deployments().get_opt("payments").await.expect("an answer").is_none() {
+            if pid.is_none() {
                 lab.shop("payments", 1, &[]).await;
             }
             if let Some(pid) = pid {
@@ -132,7 +132,7 @@ fn a_name_is_asked_for_as_the_target_would_and_again() {
         // Short: the search list of the target's resolv.conf is what makes it a name.
         let fault = "{network: {delay: 150ms, to: [{dns: payments-pods}]}}";
         let target = holding_with("aim-dns", fault, "60s", async |lab, pid| {
-            if lab.deployments().get_opt("payments").await.expect("an answer").is_none() {
+            if pid.is_none() {
                 lab.shop("payments", 1, &[]).await;
                 kubectl_apply(&format!(
                     "{{apiVersion: v1, kind: Service, metadata: {{name: payments-pods, namespace: {}}}, spec: {{clusterIP: None, selector: {{app: payments}}, ports: [{{port: 8080}}]}}}}",

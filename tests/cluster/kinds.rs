@@ -210,6 +210,16 @@ fn traced(pid: i32) -> usize {
         .count()
 }
 
+fn say(what: &str, mut took: Vec<Duration>) {
+    took.sort();
+    println!(
+        "{what}: {} times, all kinds gone after p50 {:?}, worst {:?}",
+        took.len(),
+        took[took.len() / 2],
+        took[took.len() - 1]
+    );
+}
+
 fn repeat() -> u32 {
     std::env::var("GAMEDAY_REPEAT").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
@@ -226,13 +236,7 @@ async fn killed(name: &str, within: Duration, kill: impl AsyncFn(&mut Kit)) {
         assert_eq!(status.verdict, Some(Verdict::Inconclusive), "{status:#?}");
         kit.sweep().await;
     }
-    took.sort();
-    println!(
-        "{name}: {} times, all kinds gone after p50 {:?}, worst {:?}",
-        took.len(),
-        took[took.len() / 2],
-        took[took.len() - 1]
-    );
+    say(name, took);
 }
 
 #[test]
@@ -297,8 +301,7 @@ fn without_an_operator_every_kind_ends_within_half_a_minute() {
             assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
             kit.sweep().await;
         }
-        took.sort();
-        println!("operator killed: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+        say("operator killed", took);
     });
 }
 
@@ -317,8 +320,7 @@ fn without_an_api_server_every_kind_ends_within_half_a_minute() {
             assert_ne!(kit.finished().await.verdict, Some(Verdict::Passed));
             kit.sweep().await;
         }
-        took.sort();
-        println!("API server stopped: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+        say("API server stopped", took);
     });
 }
 
@@ -379,8 +381,7 @@ fn without_kubelets_every_kind_ends_when_it_is_told_to() {
             assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
             kit.sweep().await;
         }
-        took.sort();
-        println!("kubelets killed: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+        say("kubelets killed", took);
     });
 }
 
@@ -420,7 +421,6 @@ fn with_the_nodes_links_cut_every_kind_ends_within_half_a_minute() {
             assert_ne!(kit.finished().await.verdict, Some(Verdict::Passed));
             kit.sweep().await;
         }
-        took.sort();
-        println!("links cut: {} times, p50 {:?}, worst {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+        say("links cut", took);
     });
 }
