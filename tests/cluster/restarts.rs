@@ -125,7 +125,8 @@ fn a_deleted_pod_ends_the_fault_whatever_is_ordered_for_restarts() {
 #[test]
 fn a_deleted_node_ends_the_fault_in_bounded_time() {
     runtime().block_on(async {
-        let target = holding("deleted-node", DELAY, "60s").await;
+        // Longer than Kubernetes takes to collect the pods of a node that is gone: a minute at most.
+        let target = holding("deleted-node", DELAY, "110s").await;
         let saved = kubectl(&["get", "node", &target.node, "-o", "json"]);
         let start = Instant::now();
         kubectl(&["delete", "node", &target.node]);
