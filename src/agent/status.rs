@@ -49,6 +49,13 @@ async fn keep_writing(api: Api<Injection>, name: String, mut wanted: watch::Rece
                 }
             }
             Err(error) if error.is_not_found() => return,
+            // Over already, by the word of an agent before this one, or not a status at all: the same again would not help.
+            Err(error) if error.is_invalid() => {
+                tracing::warn!(injection = name, error = error.in_words(), "its status was refused");
+                if wanted.changed().await.is_err() {
+                    return;
+                }
+            }
             Err(error) => {
                 tracing::warn!(injection = name, %error, "its status could not be written; it is tried again");
                 tokio::time::sleep(AGAIN).await;

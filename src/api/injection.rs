@@ -25,7 +25,12 @@ use super::{Duration, Fault, OnRestart, says};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("self.node == oldSelf.node && self.pod == oldSelf.pod && self.run == oldSelf.run && self.hold == oldSelf.hold", says::INJECTION_STAYS))]
+#[x_kube(
+    validation = (
+        "self.node == oldSelf.node && self.pod == oldSelf.pod && self.run == oldSelf.run && self.hold == oldSelf.hold && self.fault == oldSelf.fault && (self.revert || !oldSelf.revert)",
+        says::INJECTION_STAYS
+    )
+)]
 pub struct InjectionSpec {
     pub run: RunRef,
     pub experiment: String,
@@ -93,9 +98,10 @@ pub struct Peers {
     pub own_ports: Vec<u16>,
 }
 
-/// What the node says of it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What the node says of it. A write that had no answer may arrive after a later one: it must not bring back what is over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("self == oldSelf || !(oldSelf.phase in ['Cleared', 'Lost', 'Refused'])", says::INJECTION_OVER))]
 pub struct InjectionStatus {
     #[serde(default)]
     pub phase: InjectionPhase,

@@ -76,6 +76,7 @@ pub mod says {
     pub const FROZEN: &str = "a run is a frozen copy: change the game day and start another run, or set stop to end this one";
     pub const STOP_STAYS: &str = "a stopped run stays stopped: start another";
     pub const CORD_STAYS: &str = "a cord is not edited: delete it to release, create another to pull";
+    pub const INJECTION_OVER: &str = "an injection that is over stays as it is";
     pub const INJECTION_STAYS: &str = "an injection is not edited: only revert may be set, and aim and container may change";
     pub const AFTER_SELF: &str = "an experiment cannot come after itself";
     pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";

@@ -41,6 +41,11 @@ impl Error {
         self.has_code(409)
     }
 
+    /// A 422: the object would not be one that its schema and rules allow.
+    pub fn is_invalid(&self) -> bool {
+        self.has_code(422)
+    }
+
     /// It is asked too much.
     pub fn is_busy(&self) -> bool {
         self.has_code(429)

@@ -17,6 +17,9 @@ use super::client::{Error, FIELD_MANAGER, ask};
 use super::hands::{self, Hands};
 use super::sweep;
 
+/// An order that its node has written between a read and a write is read again so many times.
+const TRIES: usize = 5;
+
 /// Creates the order, or one that is revoked from the start. Where there is one, only `revert` is set.
 pub async fn order(hands: Hands<'_>, run: &RunId, experiment: &str, target: &TargetId, order: &Order, revert: bool) -> Outcome {
     give(hands, run, experiment, target, order, revert).await.unwrap_or_else(hands::outcome)
@@ -97,7 +100,8 @@ pub struct Revision {
     pub container: Option<String>,
 }
 
-/// Changes an order that is there, and no other of its name.
+/// Changes an order that is there, and no other of its name. Each write names the version it is about: one that had no
+/// answer cannot arrive after a later one.
 ///
 /// # Errors
 /// As the API server has it.
@@ -106,13 +110,23 @@ pub async fn revise(client: &Client, injection: &Injection, revision: &Revision)
     let mut spec = serde_json::Map::new();
     spec.extend(revision.aim.as_ref().map(|aim| ("aim".to_owned(), json!(aim))));
     spec.extend(revision.container.as_ref().map(|container| ("container".to_owned(), json!(container))));
-    let change = json!({"metadata": {"uid": injection.uid()}, "spec": spec});
-    match ask(api.patch(&injection.name_any(), &PatchParams::default(), &Patch::Merge(change))).await {
-        Ok(_) => Ok(()),
-        // It is over, or another has its name.
-        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
-        Err(error) => Err(error),
+    let name = injection.name_any();
+    let mut version = injection.resource_version();
+    for _ in 0..TRIES {
+        let change = json!({"metadata": {"uid": injection.uid(), "resourceVersion": version}, "spec": spec});
+        match ask(api.patch(&name, &PatchParams::default(), &Patch::Merge(change))).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error),
+        }
+        // Its node has written since, or another has its name.
+        version = match ask(api.get_opt(&name)).await? {
+            Some(now) if now.uid() == injection.uid() && !now.is_over() => now.resource_version(),
+            Some(_) | None => return Ok(()),
+        };
     }
+    Err(Error::Unclear(format!("{name} was written by its node {TRIES} times meanwhile")))
 }
 
 /// The run that an order belongs to.

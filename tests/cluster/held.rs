@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gameday::api::{ExperimentPhase, GameDayRunStatus, Injection, InjectionPhase, Verdict};
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -333,6 +333,50 @@ fn tenants_cannot_write_orders_to_nodes() {
             "{:?}",
             orders.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
         );
+    });
+}
+
+#[test]
+fn what_an_order_says_stays_and_so_does_its_end() {
+    runtime().block_on(async {
+        let lab = Lab::new("held-order").await;
+        let orders = injections(&lab.client);
+        let order: Injection = serde_json::from_value(serde_json::json!({
+            "apiVersion": "gameday.dev/v1alpha1",
+            "kind": "Injection",
+            "metadata": {"name": "an-order"},
+            "spec": {
+                "run": {"namespace": lab.namespace, "name": "no-run", "uid": "no-run"},
+                "experiment": "one",
+                "node": "no-node",
+                "pod": {"namespace": lab.namespace, "name": "no-pod", "uid": "no-pod"},
+                "fault": {"cpu": {"percent": 10}},
+                "hold": "10s",
+            },
+        }))
+        .unwrap();
+        orders.create(&PostParams::default(), &order).await.unwrap();
+        let spec = async |change: serde_json::Value| {
+            let change = Patch::Merge(serde_json::json!({"spec": change}));
+            orders.patch("an-order", &PatchParams::default(), &change).await.map_err(|error| error.to_string())
+        };
+        let status = async |change: serde_json::Value| {
+            let change = Patch::Merge(serde_json::json!({"status": change}));
+            orders.patch_status("an-order", &PatchParams::default(), &change).await.map_err(|error| error.to_string())
+        };
+        let stays = "an injection is not edited";
+        let refused = spec(serde_json::json!({"fault": {"cpu": {"percent": 90}}})).await.expect_err("another fault");
+        assert!(refused.contains(stays), "{refused}");
+        spec(serde_json::json!({"revert": true})).await.expect("reverted");
+        let refused = spec(serde_json::json!({"revert": false})).await.expect_err("not reverted any more");
+        assert!(refused.contains(stays), "{refused}");
+        status(serde_json::json!({"phase": "Holding"})).await.expect("in force");
+        status(serde_json::json!({"phase": "Cleared", "clean": "gone"})).await.expect("over");
+        status(serde_json::json!({"phase": "Cleared", "clean": "gone"})).await.expect("the same again");
+        // As a write that was sent before, and arrives now.
+        let refused = status(serde_json::json!({"phase": "Holding"})).await.expect_err("in force again");
+        assert!(refused.contains("an injection that is over stays as it is"), "{refused}");
+        orders.delete("an-order", &DeleteParams::default()).await.unwrap();
     });
 }
 
