@@ -3,6 +3,7 @@
 //! It listens on nothing and executes nothing but its own file. What it holds ends with it.
 
 mod deadman;
+mod hold;
 mod names;
 mod order;
 mod pipe;
@@ -10,7 +11,7 @@ mod proc;
 mod spawner;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -25,15 +26,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::{
-    ANNOTATION_CANNOT, ANNOTATION_FAULTS, Aim, Cord, CordSpec, Injection, InjectionPhase, InjectionSpec, InjectionStatus,
-    OnRestart,
+    ANNOTATION_CANNOT, ANNOTATION_FAULTS, ANNOTATION_LET_GO, Cord, CordSpec, Injection, InjectionPhase, InjectionSpec,
+    InjectionStatus, OnRestart,
 };
 use crate::cluster::{Change, client, follow, leader};
-use crate::holder::{Bite, Clean, Event};
+use crate::holder::Clean;
 
+use hold::{After, Between, CONTAINER_GONE, Hold, again, without_container};
 use names::{Answers, Names};
 use order::Local;
-use pipe::Pipe;
+use proc::Processes;
 use spawner::{Heard, Spawner};
 use status::Statuses;
 
@@ -41,9 +43,6 @@ use status::Statuses;
 const TICK: Duration = Duration::from_millis(250);
 /// The agent says that it is there this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-const CONTAINER_GONE: &str = "its container restarts";
-/// A measurement among many is written this often at most.
-const REFRESH: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -77,8 +76,8 @@ pub enum Error {
 enum News {
     Injection(Box<Change<DeserializeGuard<Injection>>>),
     Cord(Box<Change<DeserializeGuard<Cord>>>),
-    /// The operator's Lease has changed, and somebody holds it.
-    Renewed,
+    /// The operator's Lease has changed, and somebody holds it. With what is to be let go.
+    Renewed(HashSet<String>),
     /// What the names of an order stand for.
     Named {
         injection: String,
@@ -109,12 +108,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut agent = Agent {
         spawner,
+        processes: Processes::default(),
         statuses: Statuses::new(&client, &options.namespace),
         holds: HashMap::new(),
         orders: HashMap::new(),
         cords: HashMap::new(),
         cords_read: false,
         renewed: None,
+        let_go: HashSet::new(),
         names: HashMap::new(),
         node_addresses: options.node_addresses.clone(),
         told: told.clone(),
@@ -169,7 +170,7 @@ async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<
             // A watch that is taken up again shows the same once more: that is no renewal.
             if held && version != lease.resource_version() {
                 version = lease.resource_version();
-                tell(News::Renewed);
+                tell(News::Renewed(let_go(&lease)));
             }
         }
     });
@@ -210,6 +211,7 @@ async fn heartbeat(client: &Client, options: &Options, cannot: &BTreeMap<String,
 
 struct Agent {
     spawner: Spawner,
+    processes: Processes,
     statuses: Statuses,
     /// Holders that live, by the name of their order.
     holds: HashMap<String, Hold>,
@@ -219,38 +221,12 @@ struct Agent {
     cords_read: bool,
     /// When the operator's lease was last seen to change.
     renewed: Option<Instant>,
+    /// What that says is to end, in the words of [`InjectionSpec::held_for`].
+    let_go: HashSet<String>,
     /// By the name of the order that needs them.
     names: HashMap<String, Names>,
     node_addresses: Vec<IpAddr>,
     told: mpsc::UnboundedSender<News>,
-}
-
-struct Hold {
-    namespace: String,
-    /// Closing it is the order to end.
-    pipe: Option<Pipe>,
-    /// Why it was ended before its time.
-    cut: Option<String>,
-    status: InjectionStatus,
-    written: Instant,
-    /// By its order, whatever restarts.
-    ends: Instant,
-    /// What it was told last.
-    container: Option<String>,
-    aim: Option<Aim>,
-    local: Local,
-    /// Its container is gone.
-    between: Option<Between>,
-    restarts: u32,
-}
-
-/// Between two containers.
-#[derive(Clone, Copy, PartialEq)]
-enum Between {
-    /// The holder has said its last word, and is still a process.
-    HolderEnds,
-    /// No holder is there, and the next container is waited for.
-    Waits,
 }
 
 impl Agent {
@@ -258,7 +234,7 @@ impl Agent {
         match news {
             News::Injection(change) => self.learn_order(*change),
             News::Cord(change) => self.learn_cord(*change),
-            News::Renewed => self.renewed = Some(Instant::now()),
+            News::Renewed(let_go) => (self.renewed, self.let_go) = (Some(Instant::now()), let_go),
             News::Named { injection, said } => {
                 if let Some(names) = self.names.get_mut(&injection) {
                     names.said = Some(said);
@@ -326,6 +302,11 @@ impl Agent {
         }
     }
 
+    /// Whether an order says itself that it is to end, or the operator says it of the experiment's all at once.
+    fn is_reverted(&self, spec: &InjectionSpec) -> bool {
+        spec.revert || self.let_go.contains(&InjectionSpec::held_for(&spec.run.uid, &spec.experiment))
+    }
+
     fn must_stop(&self, name: &str, namespace: &str) -> Option<String> {
         let lease = self.renewed.map_or(Duration::MAX, |renewed| renewed.elapsed());
         let cords: Vec<Cord> = self.cords.values().cloned().collect();
@@ -372,7 +353,7 @@ impl Agent {
                 let clean = "its container was gone, and no holder is on this node";
                 self.over(&name, over(InjectionPhase::Lost, "the agent was started anew", clean));
             }
-            InjectionPhase::Pending if spec.revert => {
+            InjectionPhase::Pending if self.is_reverted(spec) => {
                 self.over(&name, over(InjectionPhase::Cleared, "reverted before it was begun", "it was never begun"));
             }
             InjectionPhase::Pending => self.begin(&name, spec),
@@ -387,7 +368,7 @@ impl Agent {
             return self.refuse(name, why);
         }
         let container = spec.container.as_deref().unwrap_or_default();
-        let pid = match proc::of_container(container, &spec.pod.uid) {
+        let pid = match self.processes.of_container(container, &spec.pod.uid) {
             Ok(pid) => pid,
             Err(why) => return self.refuse(name, why),
         };
@@ -397,23 +378,11 @@ impl Agent {
             Some(Err(why)) => return self.refuse(name, why),
         };
         let local = Local { kubelet: kubelet(&self.node_addresses, pid), names };
-        match order::of(spec, &local) {
+        match order::of(spec, pid, &local) {
             Err(why) => self.refuse(name, why),
             Ok(order) => {
                 tracing::info!(injection = name, pod = spec.pod.name, "beginning");
-                let hold = Hold {
-                    namespace: spec.run.namespace.clone(),
-                    pipe: None,
-                    cut: None,
-                    status: InjectionStatus { why: Some("a holder starts".to_owned()), ..InjectionStatus::default() },
-                    written: Instant::now(),
-                    ends: Instant::now() + spec.hold.as_std(),
-                    container: spec.container.clone(),
-                    aim: spec.aim.clone(),
-                    local,
-                    between: None,
-                    restarts: 0,
-                };
+                let hold = Hold::new(spec, local);
                 self.holds.insert(name.to_owned(), hold);
                 self.spawner.hold(name, order);
             }
@@ -438,12 +407,13 @@ impl Agent {
 
     /// What an order says of a fault that is held: that it ends, whom it is about now, or where it is held now.
     fn follow_hold(&mut self, name: &str, spec: &InjectionSpec) {
+        let is_reverted = self.is_reverted(spec);
         let answers = self.names.get(name).and_then(|names| names.said.clone()?.ok());
         let Some(hold) = self.holds.get_mut(name) else { return };
         if hold.between.is_some() {
             return self.between(name, spec);
         }
-        if spec.revert {
+        if is_reverted {
             hold.pipe = None;
         }
         let Some(pipe) = &mut hold.pipe else { return };
@@ -468,10 +438,11 @@ impl Agent {
 
     /// No holder lives: the next container is waited for, as long as there may be one.
     fn between(&mut self, name: &str, spec: &InjectionSpec) {
+        let is_reverted = self.is_reverted(spec);
         let Some(hold) = self.holds.get_mut(name) else { return };
         let gone = without_container();
         let left = hold.ends.saturating_duration_since(Instant::now());
-        if spec.revert || left.is_zero() {
+        if is_reverted || left.is_zero() {
             let why = format!("ended while its container restarted{}", again(hold.restarts));
             return self.finish(name, InjectionPhase::Cleared, why, Some(gone));
         }
@@ -483,7 +454,7 @@ impl Agent {
         }
         let container = spec.container.as_deref().unwrap_or_default();
         // Not there yet, or not any more.
-        let Ok(pid) = proc::of_container(container, &spec.pod.uid) else { return };
+        let Ok(pid) = self.processes.of_container(container, &spec.pod.uid) else { return };
         hold.local.kubelet = kubelet(&self.node_addresses, pid);
         hold.container.clone_from(&spec.container);
         hold.aim.clone_from(&spec.aim);
@@ -492,7 +463,7 @@ impl Agent {
         // A holder refuses less than a millisecond.
         let rest = crate::api::Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
         let spec = InjectionSpec { hold: rest, ..spec.clone() };
-        match order::of(&spec, &hold.local) {
+        match order::of(&spec, pid, &hold.local) {
             Ok(order) => {
                 tracing::info!(injection = name, container, "its container has restarted: held again");
                 self.spawner.hold(name, order);
@@ -543,96 +514,29 @@ impl Agent {
     }
 
     fn hear(&mut self, name: &str, heard: Heard) {
-        let reinjected = self.is_reinjected(name);
+        let is_reinjected = self.is_reinjected(name);
+        let is_reverted = self.orders.values().any(|order| order.name_any() == name && self.is_reverted(&order.spec));
         let Some(hold) = self.holds.get_mut(name) else { return };
-        match heard {
-            Heard::Started(Ok(stdin)) => {
-                let pipe = match Pipe::new(stdin) {
-                    Ok(pipe) => pipe,
-                    // It ends now, and says so.
-                    Err(error) => return self.end(name, &format!("its pipe: {error}")),
-                };
-                let revert = self.orders.values().any(|order| order.name_any() == name && order.spec.revert);
-                if hold.cut.is_none() && !revert {
-                    hold.pipe = Some(pipe);
-                }
-            }
-            Heard::Started(Err(why)) => {
-                self.holds.remove(name);
-                self.refuse(name, why);
-            }
-            Heard::Said(Event::Started(started)) => {
-                hold.status.phase = InjectionPhase::Holding;
-                hold.status.began.get_or_insert_with(Timestamp::now);
-                hold.status.why = Some(format!("{}{}", started.says, again(hold.restarts)));
+        match hold.hear(heard, is_reverted, is_reinjected) {
+            After::Nothing => {}
+            After::Write => {
                 let status = hold.status.clone();
                 self.statuses.write(name, status);
             }
-            Heard::Said(Event::Bite(Bite { bit, says, figures: _ })) => {
-                let first = bit && hold.status.bite.is_none();
-                if bit {
-                    hold.status.bite = Some(format!("{says}{}", again(hold.restarts)));
-                } else {
-                    hold.status.why = Some(says);
-                }
-                if first || hold.written.elapsed() >= REFRESH {
-                    hold.written = Instant::now();
-                    let status = hold.status.clone();
-                    self.statuses.write(name, status);
-                }
-            }
-            // It was in force before, in another container.
-            Heard::Said(Event::Refused { why }) if hold.restarts > 0 => {
-                let clean = Clean { clean: true, says: "its container is gone, and nothing was done to the next".to_owned() };
-                self.finish(name, InjectionPhase::Lost, format!("not held again after a restart: {why}"), Some(clean));
-            }
-            Heard::Said(Event::Refused { why }) => self.finish(name, InjectionPhase::Refused, why, None),
-            Heard::Said(Event::Cleared { end, clean }) => {
-                self.finish(name, InjectionPhase::Cleared, format!("ended: {end:?}"), Some(clean));
-            }
-            Heard::Said(Event::Lost { clean, target_gone: true, .. }) if clean.clean && reinjected => {
-                self.wait_for_container(name);
-            }
-            Heard::Said(Event::Lost { why, clean, target_gone: _ }) => self.finish(name, InjectionPhase::Lost, why, Some(clean)),
-            Heard::Ended if hold.between.is_some() => hold.between = Some(Between::Waits),
-            // Without a last word: killed.
-            Heard::Ended => {
-                let clean = Clean { clean: true, says: "the holder is gone, and the kernel took back what it held".to_owned() };
-                self.finish(name, InjectionPhase::Lost, "the holder was killed".to_owned(), Some(clean));
-            }
+            After::Cut(why) => self.end(name, &why),
+            After::Over(phase, why, clean) => self.finish(name, phase, why, clean),
         }
     }
 
     fn is_reinjected(&self, name: &str) -> bool {
         let cut = self.holds.get(name).is_none_or(|hold| hold.cut.is_some());
         let mut orders = self.orders.values().filter(|order| order.name_any() == name);
-        !cut && orders.any(|order| order.spec.on_restart == OnRestart::Reinject && !order.spec.revert)
-    }
-
-    fn wait_for_container(&mut self, name: &str) {
-        let Some(hold) = self.holds.get_mut(name) else { return };
-        tracing::info!(injection = name, "its container is gone; the next one is waited for");
-        hold.pipe = None;
-        hold.between = Some(Between::HolderEnds);
-        hold.status.phase = InjectionPhase::Pending;
-        hold.status.why = Some(CONTAINER_GONE.to_owned());
-        let status = hold.status.clone();
-        self.statuses.write(name, status);
+        !cut && orders.any(|order| order.spec.on_restart == OnRestart::Reinject && !self.is_reverted(&order.spec))
     }
 
     fn finish(&mut self, name: &str, phase: InjectionPhase, why: String, clean: Option<Clean>) {
-        let Some(Hold { cut, mut status, .. }) = self.holds.remove(name) else { return };
-        (status.phase, status.why) = match (phase, cut) {
-            (InjectionPhase::Cleared, Some(cut)) => (InjectionPhase::Lost, Some(cut)),
-            (phase, Some(cut)) => (phase, Some(format!("{why}; {cut}"))),
-            (phase, None) => (phase, Some(why)),
-        };
-        match clean {
-            Some(Clean { clean: true, says }) => status.clean = Some(says),
-            Some(Clean { clean: false, says }) => status.why = Some(format!("NOT CLEAN: {says}")),
-            None => {}
-        }
-        status.ended = Some(Timestamp::now());
+        let Some(hold) = self.holds.remove(name) else { return };
+        let status = hold.last(phase, why, clean);
         self.over(name, status);
         if !self.orders.values().any(|order| order.name_any() == name) {
             self.statuses.forget(name);
@@ -640,21 +544,13 @@ impl Agent {
     }
 }
 
+/// What a Lease says is to end.
+fn let_go(lease: &Lease) -> HashSet<String> {
+    let named = lease.annotations().get(ANNOTATION_LET_GO).map_or("", String::as_str);
+    named.split_whitespace().map(str::to_owned).collect()
+}
+
 /// From where the kubelet probes the pod of this process.
 fn kubelet(node: &[IpAddr], pid: i32) -> Vec<IpAddr> {
     node.iter().copied().chain(proc::gateways(pid)).collect()
-}
-
-/// What is known of a fault whose container is gone.
-fn without_container() -> Clean {
-    Clean { clean: true, says: "its container is gone, and the holder with it".to_owned() }
-}
-
-/// The end of a sentence about what was held more than once.
-fn again(restarts: u32) -> String {
-    match restarts {
-        0 => String::new(),
-        1 => ", again after its container restarted".to_owned(),
-        more => format!(", again after its container restarted {more} times"),
-    }
 }

@@ -1,14 +1,16 @@
-//! What names in the DNS stand for, asked for from within a target: over its network, by its resolv.conf.
+//! What names stand for, as a target sees it: by its hosts file, then in the DNS over its network, by its resolv.conf.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolveHosts;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::op::Query;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
+use hickory_resolver::{Hosts, TokioResolver};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use tokio::sync::oneshot;
 
@@ -20,8 +22,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Addresses of one name. More than any service has; a name that changes with each question must not grow for ever.
 const ADDRESSES_MAX: usize = 1_000;
-/// A resolv.conf is a few lines.
+/// A resolv.conf is a few lines; a hosts file that blocks all advertisers may have more.
 const CONF_BYTES_MAX: u64 = 64 * 1024;
+const HOSTS_BYTES_MAX: u64 = 4 << 20;
 
 /// Every address that each name has had since it was asked for first.
 pub type Answers = BTreeMap<String, BTreeSet<IpAddr>>;
@@ -64,21 +67,49 @@ fn ask(pid: i32, names: &[String], ended: oneshot::Receiver<()>, told: &impl Fn(
         builder.options_mut().cache_size = 0;
         let resolver = builder.build().map_err(|error| error.to_string())?;
         tokio::select! {
-            why = ask_again(&resolver, names, told) => Err(why),
+            why = ask_again(&resolver, pid, names, told) => Err(why),
             // Nobody wants to know any more.
             _ = ended => Ok(()),
         }
     })
 }
 
+/// None where the target has no such file, or one that cannot be read.
+fn hosts(pid: i32) -> Hosts {
+    parse_hosts(&proc::read_within(pid, "etc/hosts", HOSTS_BYTES_MAX).unwrap_or_default())
+}
+
+fn parse_hosts(text: &[u8]) -> Hosts {
+    let mut hosts = Hosts::default();
+    // Lines that are none are left out, as the target's own resolver does.
+    let _ = hosts.read_hosts_conf(text);
+    hosts
+}
+
+fn in_hosts(hosts: &Hosts, name: &str) -> Vec<IpAddr> {
+    let Ok(name) = Name::from_utf8(name) else { return Vec::new() };
+    let of = |kind| hosts.lookup_static_host(&Query::query(name.clone(), kind));
+    let found = [RecordType::A, RecordType::AAAA].into_iter().filter_map(of);
+    found.flat_map(|found| found.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>()).collect()
+}
+
 /// Returns only if a name was not answered the first time.
-async fn ask_again(resolver: &TokioResolver, names: &[String], told: &impl Fn(Result<Answers, String>)) -> String {
+async fn ask_again(resolver: &TokioResolver, pid: i32, names: &[String], told: &impl Fn(Result<Answers, String>)) -> String {
     let mut answers = Answers::new();
     let mut first = true;
     loop {
         let mut news = first;
+        // Anew each time: the kubelet writes it, and so may the target.
+        let hosts = hosts(pid);
         for name in names {
             let known = answers.entry(name.clone()).or_default();
+            let here = in_hosts(&hosts, name);
+            if !here.is_empty() {
+                for address in here {
+                    news |= known.len() < ADDRESSES_MAX && known.insert(address);
+                }
+                continue;
+            }
             match tokio::time::timeout(PATIENCE, resolver.lookup_ip(name.as_str())).await {
                 Ok(Ok(found)) => {
                     for address in found.iter() {
@@ -96,5 +127,19 @@ async fn ask_again(resolver: &TokioResolver, names: &[String], told: &impl Fn(Re
         }
         first = false;
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_file_is_read_as_the_target_reads_it() {
+        let hosts = parse_hosts(b"127.0.0.1\tlocalhost\n10.1.2.3 ledger ledger.bank # ours\nno address\nfd00::7 ledger\n");
+        let addresses = |name: &str| in_hosts(&hosts, name).iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(addresses("ledger"), ["10.1.2.3", "fd00::7"]);
+        assert_eq!(addresses("LEDGER.bank."), ["10.1.2.3"]);
+        assert!(addresses("bank").is_empty());
     }
 }

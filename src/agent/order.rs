@@ -27,11 +27,12 @@ pub fn names(spec: &InjectionSpec) -> Vec<String> {
 
 /// # Errors
 /// It is not an order that a holder could follow.
-pub fn of(spec: &InjectionSpec, local: &Local) -> Result<holder::Order, String> {
+pub fn of(spec: &InjectionSpec, pid: i32, local: &Local) -> Result<holder::Order, String> {
     let container = spec.container.clone().ok_or("the order names no container")?;
     let seed = u64::try_from(spec.seed).unwrap_or(0);
     let parent = i32::try_from(std::process::id()).ok();
-    Ok(holder::Order { target: holder::Aim::Container(container), fault: fault(spec, local)?, hold: spec.hold, seed, parent })
+    let target = holder::Aim::Process { container, pid };
+    Ok(holder::Order { target, fault: fault(spec, local)?, hold: spec.hold, seed, parent })
 }
 
 /// # Errors

@@ -3,30 +3,45 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-/// A process of this container of this pod.
-///
-/// # Errors
-/// There is none, or the container is another pod's.
-pub fn of_container(container: &str, pod_uid: &str) -> Result<i32, String> {
-    let id = container.rsplit("://").next().unwrap_or(container);
-    if id.len() < 12 {
-        return Err(format!("{container:?} is not a container's id"));
-    }
-    for pid in pids() {
-        // What cannot be read has ended meanwhile.
-        let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { continue };
-        if cgroups.lines().any(|line| line.contains(id)) {
-            return if is_of_pod(&cgroups, pod_uid) {
-                Ok(pid)
-            } else {
-                Err(format!("container {id} is not one of pod {pod_uid}"))
-            };
+use crate::holder::first_of;
+
+/// Orders come in crowds, and to read all of `/proc` takes milliseconds: one reading is good for so long. A holder looks
+/// again whether the process it is told of is still the container's.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// The processes of this node with their cgroups, as last read.
+#[derive(Default)]
+pub struct Processes {
+    read: Option<Instant>,
+    cgroups: Vec<(i32, String)>,
+}
+
+impl Processes {
+    /// The first process of this container of this pod.
+    ///
+    /// # Errors
+    /// There is none, or the container is another pod's.
+    pub fn of_container(&mut self, container: &str, pod_uid: &str) -> Result<i32, String> {
+        let id = container.rsplit("://").next().unwrap_or(container);
+        if id.len() < 12 {
+            return Err(format!("{container:?} is not a container's id"));
         }
+        if self.read.is_none_or(|read| read.elapsed() > FRESH) {
+            // What cannot be read has ended meanwhile.
+            let cgroups = |pid| Some((pid, fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?));
+            self.cgroups = pids().into_iter().filter_map(cgroups).collect();
+            self.read = Some(Instant::now());
+        }
+        let of: Vec<&(i32, String)> = self.cgroups.iter().filter(|(_, cgroups)| cgroups.contains(id)).collect();
+        if of.iter().any(|(_, cgroups)| !is_of_pod(cgroups, pod_uid)) {
+            return Err(format!("container {id} is not one of pod {pod_uid}"));
+        }
+        first_of(of.iter().map(|(pid, _)| *pid)).ok_or_else(|| format!("no process of container {id} on this node"))
     }
-    Err(format!("no process of container {id} on this node"))
 }
 
 /// Whether any process of this pod is left; its sandbox has one for as long as it lives.

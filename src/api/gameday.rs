@@ -1,3 +1,4 @@
+use clap::ValueEnum;
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -202,7 +203,8 @@ fn hold_default() -> Duration {
 }
 
 /// What becomes of a fault whose container restarts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, JsonSchema)]
+#[value(rename_all = "PascalCase")]
 pub enum OnRestart {
     /// It has ended before its time: the experiment is inconclusive.
     #[default]

@@ -153,6 +153,11 @@ impl Injection {
 }
 
 impl InjectionSpec {
+    /// What one experiment of a run holds, as one word.
+    pub fn held_for(run_uid: &str, experiment: &str) -> String {
+        format!("{run_uid}/{experiment}")
+    }
+
     /// The name of this order: asked for twice, it is one.
     pub fn name(run_uid: &str, experiment: &str, target_uid: &str) -> String {
         let short = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).take(16).collect::<String>().to_lowercase();

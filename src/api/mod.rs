@@ -4,6 +4,7 @@
 //! `gameday check` says it with a line and a column) and by the schema's CEL rules (so that the API server
 //! says the same). Nothing here reads a clock, a network or a file.
 
+mod bytes;
 mod cord;
 mod duration;
 mod fault;
@@ -20,6 +21,7 @@ mod selector;
 mod window;
 mod words;
 
+pub use bytes::Bytes;
 pub use cord::{Cord, CordSpec};
 pub use duration::Duration;
 pub use fault::{Choose, Cordon, Fault, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};
@@ -71,5 +73,8 @@ pub const AGENT: &str = "gameday-agent";
 pub const ANNOTATION_CANNOT: &str = "gameday.dev/cannot";
 /// On an agent's pod: the faults that it has the capabilities for.
 pub const ANNOTATION_FAULTS: &str = "gameday.dev/faults";
+/// On the operator's Lease: what agents let go at once, of which experiment of which run, as
+/// [`InjectionSpec::held_for`] names it, with spaces between.
+pub const ANNOTATION_LET_GO: &str = "gameday.dev/let-go";
 /// On a run: the game day it is a run of.
 pub const LABEL_GAMEDAY: &str = "gameday.dev/gameday";

@@ -93,8 +93,8 @@ pub struct Peer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub service: Option<String>,
-    /// A name in the DNS, asked for as the target would: over its own network, by its own resolv.conf. Asked again
-    /// every five seconds; an address that it once had stays one of them until the fault ends.
+    /// A name, as the target knows it: by its own hosts file, else in the DNS, over its own network and by its own
+    /// resolv.conf. Asked again every five seconds; an address that it once had stays one of them until the fault ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub dns: Option<String>,

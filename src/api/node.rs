@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Percent};
+use super::{Bytes, Duration, Percent};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -43,9 +43,9 @@ pub struct Memory {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
     /// Fill until the working set is this many bytes.
-    #[arg(long, value_parser = bytes)]
+    #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
+    pub bytes: Option<Bytes>,
     /// Reach it in this time, evenly.
     #[arg(long, default_value = "0s")]
     #[serde(default)]
@@ -67,9 +67,9 @@ pub struct DiskFill {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
     /// Fill this many bytes; no more than are free.
-    #[arg(long, value_parser = bytes)]
+    #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
+    pub bytes: Option<Bytes>,
     /// Allow filling the node's own file system so far that it evicts pods: above 85 % the kubelet deletes images, above
     /// 90 % it evicts.
     #[arg(long)]
@@ -88,25 +88,33 @@ pub struct DiskIo {
     #[serde(default)]
     pub operation: DiskOperation,
     /// Bytes of one operation: a multiple of 4096, at most 16 MiB.
-    #[schemars(range(min = 4096, max = 16_777_216))]
-    #[arg(long, value_parser = bytes, default_value = "1Mi")]
+    #[arg(long, default_value = "1Mi")]
     #[serde(default = "DiskIo::default_block")]
-    pub block: u64,
+    pub block: Bytes,
     /// Operations under way at once.
     #[schemars(range(min = 1, max = 64))]
     #[arg(long, default_value_t = 8)]
     #[serde(default = "DiskIo::default_at_once")]
     pub at_once: u16,
     /// At most this many bytes a second, all together. Absent: as fast as the disk goes.
-    #[schemars(range(min = 1))]
-    #[arg(long, value_parser = bytes)]
+    #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<u64>,
+    pub rate: Option<Bytes>,
 }
 
 impl DiskIo {
-    fn default_block() -> u64 {
-        1 << 20
+    /// Of a block.
+    pub const BLOCK_MAX: u64 = 16 << 20;
+    /// Blocks are whole pages.
+    pub const PAGE: u64 = 4096;
+
+    /// Whether the disk can be asked for blocks of this length.
+    pub fn has_whole_pages(&self) -> bool {
+        self.block.get().is_multiple_of(Self::PAGE) && self.block.get() <= Self::BLOCK_MAX
+    }
+
+    fn default_block() -> Bytes {
+        Bytes::new(1 << 20).expect("a mebibyte is some bytes")
     }
 
     fn default_at_once() -> u16 {
@@ -238,31 +246,4 @@ pub enum KillSignal {
 fn percent(text: &str) -> Result<Percent, String> {
     let number = text.parse::<i64>().map_err(|_| format!("{text:?} is not a whole number"))?;
     Percent::new(number).map_err(str::to_owned)
-}
-
-/// `4096`, `64Ki`, `256Mi`, `2Gi`.
-fn bytes(text: &str) -> Result<u64, String> {
-    let not = || format!("{text:?} is not a number of bytes: 4096, 64Ki, 256Mi and 2Gi are");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let factor: u64 = match &text[digits..] {
-        "" => 1,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        _ => return Err(not()),
-    };
-    text[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(not)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_read_as_kubernetes_writes_them() {
-        assert_eq!(["7", "64Ki", "2Gi"].map(|text| bytes(text).unwrap()), [7, 65_536, 2_147_483_648]);
-        for text in ["", "Mi", "1.5Gi", "5MB", "99999999999999999999", "17179869184Gi"] {
-            assert!(bytes(text).is_err(), "{text}");
-        }
-    }
 }

@@ -307,6 +307,7 @@ fn kind_of(schema: &Json) -> String {
         (says::PERCENT, "percentage, a whole number from 1 to 100"),
         (says::CHANCE, "percentage, above 0 and at most 100"),
         (says::RATE, "rate, like 500kbit or 10Mbit"),
+        (says::BYTES, "bytes, a whole number or written like 64Ki, 256Mi or 2Gi"),
         (says::CIDR, "address or range of them, like 10.1.2.3 or 10.0.0.0/8"),
         (says::TIME_OF_DAY, "time of day, like 09:30"),
         (says::DATE, "date, like 2026-12-24"),
@@ -540,6 +541,7 @@ mod tests {
     fn every_field_of_every_kind_has_a_page_with_its_kind_of_value() {
         let known = [
             "one of",
+            "bytes",
             "duration",
             "percentage",
             "rate",

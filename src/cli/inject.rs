@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{Duration, GameDay};
+use crate::api::{Duration, GameDay, OnRestart};
 use crate::engine::admit;
 
 use super::connect::Connection;
@@ -30,6 +30,9 @@ pub struct Inject {
     /// The container in each pod; otherwise the first
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
+    /// What becomes of the fault when its container restarts meanwhile
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t, ignore_case = true)]
+    on_restart: OnRestart,
     /// How many of them
     #[arg(long, default_value_t = 1)]
     count: i32,
@@ -70,6 +73,11 @@ impl Inject {
         if let Some(container) = &self.container {
             targets["container"] = json!(container);
         }
+        let mut experiment =
+            json!({"name": self.fault, "targets": targets, "fault": {self.fault.as_str(): words}, "hold": self.hold});
+        if !self.on_restart.is_default() {
+            experiment["onRestart"] = json!(self.on_restart);
+        }
         let name = format!("inject-{}", self.fault.to_lowercase());
         let game_day = json!({
             "apiVersion": "gameday.dev/v1alpha1",
@@ -86,7 +94,7 @@ impl Inject {
                 }],
                 "blastRadius": {"targets": self.count, "percent": self.percent, "hold": self.hold},
                 "baseline": "3s",
-                "experiments": [{"name": self.fault, "targets": targets, "fault": {self.fault.as_str(): words}, "hold": self.hold}],
+                "experiments": [experiment],
             },
         });
         let game_day = GameDay::deserialize(game_day).map_err(|why| Failure::invalid(format!("{}: {why}", self.fault)))?;
@@ -114,4 +122,46 @@ fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
         Ok((key.to_owned(), value.to_owned()))
     };
     text.split(',').map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::api::Bytes;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        inject: Inject,
+    }
+
+    fn game_day(words: &[&str]) -> Result<GameDay, String> {
+        let line = ["inject", "--http", "http://shop/", "--pods", "app=shop"].iter().chain(words);
+        let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
+        line.inject.game_day().map_err(|failure| format!("{failure:?}"))
+    }
+
+    #[test]
+    fn words_are_read_as_a_game_day_writes_them() {
+        let game_day = game_day(&["memory", "bytes=256Mi", "ramp=10s", "--on-restart", "reinject"]).unwrap();
+        let experiment = &game_day.spec.experiments[0];
+        let memory = experiment.fault.memory.as_ref().unwrap();
+        assert_eq!((memory.bytes.map(Bytes::get), memory.ramp), (Some(256 << 20), Duration::from_secs(10)));
+        assert_eq!(experiment.on_restart, OnRestart::Reinject);
+    }
+
+    #[test]
+    fn what_is_no_word_or_no_value_is_refused_by_name() {
+        for (words, said) in [
+            (&["memory", "byts=1"][..], "memory has no word \"byts\""),
+            (&["memory", "bytes=1MB"], "bytes are a whole number, or written like 64Ki"),
+            (&["memory", "bytes"], "written WORD=VALUE"),
+            (&["memory", "bytes=1", "--on-restart", "hope"], "possible values: Lose, Reinject"),
+        ] {
+            let refused = game_day(words).unwrap_err();
+            assert!(refused.contains(said), "{words:?}: {refused}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! the observer's own monotonic clock. The holder stops acting well before that: [`Leader::is_valid`] is asked
 //! before each write and each act, so that a process that was stopped and continued does nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
+
+use crate::api::ANNOTATION_LET_GO;
 
 use super::client::{Error, ask};
 use super::follow::{Change, follow};
@@ -29,6 +32,11 @@ const RENEW: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// A renewal that failed is tried again this soon.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What is to be let go is named for so long after it was last asked for. Who has not read it by then is told order by
+/// order.
+const NAMED: Duration = Duration::from_secs(10);
+/// So many names at most, of about sixty bytes: an object's annotations may have 256 KiB.
+const NAMES: usize = 1_000;
 
 /// Proof, at any moment, that this process leads. Cheap to ask and to clone.
 #[derive(Clone)]
@@ -36,16 +44,34 @@ pub struct Leader {
     start: Instant,
     /// Milliseconds from `start` until which this process may act.
     until_ms: Arc<AtomicU64>,
+    /// When each was last asked for.
+    let_go: Arc<watch::Sender<BTreeMap<String, Instant>>>,
 }
 
 impl Leader {
     fn new(start: Instant) -> Self {
-        Leader { start, until_ms: Arc::default() }
+        Leader { start, until_ms: Arc::default(), let_go: Arc::default() }
     }
 
     /// Whether this process may act, now, by the monotonic clock.
     pub fn is_valid(&self) -> bool {
         self.start.elapsed() < Duration::from_millis(self.until_ms.load(Ordering::Acquire))
+    }
+
+    /// Tells all agents at once to let go what this names, by one write: the Lease is renewed now.
+    pub fn let_go(&self, what: String) {
+        let now = Instant::now();
+        self.let_go.send_if_modified(|named| {
+            named.retain(|_, asked| now.duration_since(*asked) < NAMED);
+            named.len() < NAMES && named.insert(what, now).is_none()
+        });
+    }
+
+    fn named(&self) -> Option<String> {
+        let named = self.let_go.borrow();
+        let current = named.iter().filter(|(_, asked)| asked.elapsed() < NAMED);
+        let names: Vec<&str> = current.map(|(what, _)| what.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(" "))
     }
 
     fn extend(&self, renewed: Instant) {
@@ -182,8 +208,10 @@ impl Held {
     pub async fn keep(&mut self) -> Lost {
         let mut renewed = Instant::now();
         let mut wait = RENEW;
+        let mut asked_to_let_go = self.leader.let_go.subscribe();
         loop {
-            tokio::time::sleep(wait).await;
+            // Either way it is renewed.
+            let _ = tokio::time::timeout(wait, asked_to_let_go.changed()).await;
             let asked = Instant::now();
             if !self.leader.is_valid() {
                 return Lost::Late(format!("this process stood still for {:?}", asked.duration_since(renewed)));
@@ -214,6 +242,11 @@ impl Held {
 
     async fn renew(&mut self) -> Result<(), Failed> {
         let mut next = self.lease.clone();
+        let annotations = next.metadata.annotations.get_or_insert_default();
+        match self.leader.named() {
+            Some(named) => annotations.insert(ANNOTATION_LET_GO.to_owned(), named),
+            None => annotations.remove(ANNOTATION_LET_GO),
+        };
         if let Some(spec) = &mut next.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }

@@ -27,9 +27,11 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::Notify;
 
-use crate::api::{Entry, ExperimentPhase, FaultKind, GameDayRunStatus, Guardrail, People, Stop, TargetKind, WorkloadRef};
+use crate::api::{
+    Entry, ExperimentPhase, FaultKind, GameDayRunStatus, Guardrail, InjectionSpec, People, Stop, TargetKind, WorkloadRef,
+};
 use crate::engine::{
-    Action, AgentSeen, Guarded, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, SlotSeen, Track, broken,
+    Action, AgentSeen, Guarded, InjectionSeen, Observation, Outcome, Pulled, Run, RunId, SlotSeen, Track, What, broken,
 };
 use crate::turn::{Loaded, RecordError, Trouble, World};
 
@@ -45,6 +47,8 @@ use permission::Permissions;
 const FEW: usize = 16;
 /// A confirmation without an answer is asked for again after this long.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
+/// An order that has not ended by then, after all nodes were told at once, is revoked by a write of its own.
+const LET_GO: Duration = Duration::from_millis(300);
 
 /// Time that never goes backwards, and starts with the wall clock: a clock that is set does not change how long
 /// a fault is held. In whole milliseconds: a record is read by people.
@@ -106,6 +110,8 @@ pub trait Surroundings: Send + Sync {
     fn created(&self) -> Timestamp;
     /// See [`World::claim`]; `run` has the new status.
     fn claim(&self, run: &Run, before: &GameDayRunStatus, now: Timestamp) -> bool;
+    /// Returns when a node has said that this order is over, or `false` where no such order is seen.
+    fn until_over(&self, order: &str) -> impl Future<Output = bool> + Send;
     /// Told of entries once they are recorded.
     fn tell(&self, run: &Run, entries: &[Entry]);
 }
@@ -176,6 +182,12 @@ impl<S: Surroundings> ClusterWorld<S> {
         {
             sight.permissions.ask(plan.permissions());
         }
+    }
+
+    /// Lets go all that an experiment holds by one write, and waits a moment for this order to end by it.
+    async fn let_go(&self, experiment: &str, order: &str) -> bool {
+        self.leader.let_go(InjectionSpec::held_for(&self.id.uid, experiment));
+        tokio::time::timeout(LET_GO, self.surroundings.until_over(order)).await.unwrap_or(false)
     }
 
     fn lead(&self) -> Result<(), Trouble> {
@@ -261,6 +273,11 @@ impl<S: Surroundings> World for ClusterWorld<S> {
             && let Some(why) = self.surroundings.halt().or_else(|| broken(run, &action.experiment, &self.surroundings.probes()))
         {
             return Outcome::Refused(why);
+        }
+        if let What::Revoke(order) = &action.what
+            && self.let_go(&action.experiment, &order.name).await
+        {
+            return Outcome::Done;
         }
         let may_act = || self.leader.is_valid();
         let agents = self.surroundings.agents_namespace();

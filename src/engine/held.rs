@@ -46,6 +46,11 @@ pub fn admit(path: &str, fault: &Fault, problems: &mut Problems) {
     if let Some(fill) = &fault.disk_fill {
         one_of("percent, bytes", fill.percent.is_some(), fill.bytes.is_some());
     }
+    if let Some(io) = &fault.disk_io
+        && !io.has_whole_pages()
+    {
+        problems.add(format!("{path}.block"), says::BLOCK);
+    }
     if let Some(files) = &fault.files
         && files.delay.is_none()
         && files.error.is_none()

@@ -65,10 +65,10 @@ pub fn prepare(order: &DiskFill, ground: &Ground<'_>) -> Result<Box<dyn Hold>, R
             0 => return Err(Refusal::new(format!("diskFill: {} is {:.1} % full already", order.path, space.percent()))),
             bytes => bytes,
         },
-        (None, Some(bytes)) if bytes > space.available => {
+        (None, Some(bytes)) if bytes.get() > space.available => {
             return Err(Refusal::new(format!("diskFill: {} has only {} bytes available", order.path, space.available)));
         }
-        (None, Some(bytes)) => bytes,
+        (None, Some(bytes)) => bytes.get(),
         (None, None) | (Some(_), Some(_)) => return Err(Refusal::new("diskFill: give percent or bytes, one of them")),
     };
     if kind == Kind::Node && !order.evict && space.used + wanted > space.whole() / 100 * u64::from(NODE_FULL_PERCENT) {

@@ -14,6 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::thread::CapabilitySet;
 
+use crate::api::says;
+
 use super::cgroup::{self, Cgroup, Controller};
 use super::event::{Bite, Clean};
 use super::filesystem::{self, Kind, Space};
@@ -26,11 +28,10 @@ use super::target::unnamed_file;
 use super::worker::{self, Tether, Worker};
 
 /// Each worker's part of the file: larger than a disk's own cache for one writer, small for any volume.
-const STRIPE: u64 = 16 << 20;
+const STRIPE: u64 = DiskIo::BLOCK_MAX;
 
 /// More at once than disks have queues for, and few enough processes for any limit.
 const AT_ONCE_MAX: u16 = 64;
-const PAGE: u64 = 4096;
 
 /// How much of what is available the file may take.
 const SHARE_MAX: u64 = 2;
@@ -64,11 +65,11 @@ pub fn check() -> Result<(), String> {
 }
 
 pub fn prepare(order: &DiskIo, ground: &Ground<'_>) -> Result<IoHold, Refusal> {
-    if order.block == 0 || !order.block.is_multiple_of(PAGE) || order.block > STRIPE {
-        return Err(Refusal::new(format!("diskIo: a block is a multiple of {PAGE} bytes, at most {STRIPE}")));
+    if !order.has_whole_pages() {
+        return Err(Refusal::new(format!("diskIo: {}", says::BLOCK)));
     }
-    if order.at_once == 0 || order.at_once > AT_ONCE_MAX || order.rate == Some(0) {
-        return Err(Refusal::new(format!("diskIo: 1 to {AT_ONCE_MAX} operations at once, and a rate above 0")));
+    if order.at_once == 0 || order.at_once > AT_ONCE_MAX {
+        return Err(Refusal::new(format!("diskIo: 1 to {AT_ONCE_MAX} operations at once")));
     }
     let cgroup = Cgroup::of(ground.target, Controller::Io)?;
     let directory = ground.target.directory(&order.path)?;
@@ -173,10 +174,10 @@ struct Presser<'a> {
 
 impl Presser<'_> {
     fn press(mut self, tether: &Tether<'_>) -> io::Result<std::convert::Infallible> {
-        let block = self.order.block;
+        let block = self.order.block.get();
         let buffer = sys::page_aligned(usize::try_from(block).map_err(io::Error::other)?)?;
         // Contents that no disk makes smaller.
-        let (first, rest) = buffer.split_at_mut(PAGE as usize);
+        let (first, rest) = buffer.split_at_mut(DiskIo::PAGE as usize);
         self.chance.fill_bytes(first);
         rest.chunks_mut(first.len()).for_each(|page| page.copy_from_slice(first));
         let blocks = STRIPE / block;
@@ -187,7 +188,7 @@ impl Presser<'_> {
                 tether.sleep(Duration::ZERO);
             }
         }
-        let rate = self.order.rate.map(|rate| rate as f64 / f64::from(self.order.at_once));
+        let rate = self.order.rate.map(|rate| rate.get() as f64 / f64::from(self.order.at_once));
         let began = sys::since_boot();
         let mut done = 0.0;
         loop {

@@ -68,7 +68,7 @@ pub fn prepare(order: &Memory, ground: &Ground<'_>) -> Result<MemoryHold, Refusa
         (Some(percent), None) => limit.map(|limit| limit / 100 * u64::from(percent.get())).ok_or_else(|| {
             Refusal::new("neither the container nor its pod has a memory limit to take a percentage of: give bytes")
         })?,
-        (None, Some(bytes)) => bytes,
+        (None, Some(bytes)) => bytes.get(),
         (None, None) | (Some(_), Some(_)) => return Err(Refusal::new("memory: give percent or bytes, one of them")),
     };
     if let Some(limit) = limit.filter(|_| !order.oom)

@@ -36,9 +36,11 @@ pub use frame::Exit;
 pub use leash::LAST_RESORT;
 pub use mechanism::{Check, checks};
 pub use order::{
-    Aim, ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, Fault, FileError, FileOperation, Files, KillSignal,
+    Aim, Bytes, ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, Fault, FileError, FileOperation, Files, KillSignal,
     Memory, Order, Pause, PauseScope, Processes,
 };
+
+pub use target::first_of;
 
 use frame::Report;
 use leash::Orders;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Duration;
 pub use crate::api::{
-    ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, FileError, FileOperation, Files, KillSignal, Memory, Pause,
-    PauseScope, Processes,
+    Bytes, ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, FileError, FileOperation, Files, KillSignal, Memory,
+    Pause, PauseScope, Processes,
 };
 
 use super::network::NetworkOrder;
@@ -33,6 +33,11 @@ pub struct Order {
 pub enum Aim {
     /// A container's id, with or without `containerd://` before it.
     Container(String),
+    /// A process of a container that the one who gives the order has found.
+    Process {
+        container: String,
+        pid: i32,
+    },
     Pid(i32),
 }
 

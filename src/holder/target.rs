@@ -34,14 +34,12 @@ impl Target {
         match aim {
             Aim::Pid(pid) => Target::of(*pid, None),
             Aim::Container(id) => {
-                let id = id.rsplit("://").next().unwrap_or(id);
-                if id.len() < 12 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                    return Err(Refusal::new(format!("{id:?} is not a container's id: 12 to 64 hexadecimal digits")));
-                }
+                let id = container_id(id)?;
                 let first = first_process(id).map_err(|error| Refusal::new(format!("cannot read /proc: {error}")))?;
                 let pid = first.ok_or_else(|| Refusal::new(format!("no process of container {id} on this machine")))?;
                 Target::of(pid, Some(id))
             }
+            Aim::Process { container, pid } => Target::of(*pid, Some(container_id(container)?)),
         }
     }
 
@@ -126,22 +124,36 @@ pub fn unnamed_file(directory: &OwnedFd, flags: OFlags) -> Result<File, Refusal>
     })
 }
 
-/// A container's first process: the init of its pid namespace, else the oldest in its cgroup.
+fn container_id(id: &str) -> Result<&str, Refusal> {
+    let id = id.rsplit("://").next().unwrap_or(id);
+    if id.len() < 12 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Refusal::new(format!("{id:?} is not a container's id: 12 to 64 hexadecimal digits")));
+    }
+    Ok(id)
+}
+
 fn first_process(id: &str) -> io::Result<Option<i32>> {
-    let mut found: Vec<(bool, u64, i32)> = Vec::new();
+    let mut found = Vec::new();
     for entry in Path::new("/proc").read_dir()? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // What cannot be read has ended meanwhile.
         let Ok(cgroups) = read_to_string(format!("/proc/{pid}/cgroup")) else { continue };
         let is_in = |membership: &Membership| cgroup::container_id(&membership.path).is_some_and(|found| found.starts_with(id));
-        if !cgroup::parse(&cgroups).iter().any(is_in) {
-            continue;
+        if cgroup::parse(&cgroups).iter().any(is_in) {
+            found.push(pid);
         }
-        let Ok(status) = read_to_string(format!("/proc/{pid}/status")) else { continue };
-        let Ok(stat) = read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        found.push((!is_init(&status), started(&stat), pid));
     }
-    Ok(found.into_iter().min().map(|(_, _, pid)| pid))
+    Ok(first_of(found))
+}
+
+/// Of a container's processes the first: the init of its pid namespace, else the oldest.
+pub fn first_of(pids: impl IntoIterator<Item = i32>) -> Option<i32> {
+    let place = |pid: i32| {
+        let status = read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some((!is_init(&status), started(&stat), pid))
+    };
+    pids.into_iter().filter_map(place).min().map(|(_, _, pid)| pid)
 }
 
 /// Pid 1 in its innermost pid namespace, and in more than one.

@@ -43,7 +43,7 @@ pub struct Desk {
     /// A run is gone: there may be something to sweep.
     pub litter: Notify,
     /// Orders to nodes have.
-    pub orders_changed: Notify,
+    pub orders_changed: watch::Sender<()>,
     runs: Mutex<HashMap<String, Arc<SeenRun>>>,
     cords: Mutex<HashMap<String, Cord>>,
     /// By uid; absent until they were read once.
@@ -116,7 +116,7 @@ impl Desk {
             busy: Mutex::new(Some(busy)),
             board: Board::default(),
             litter: Notify::new(),
-            orders_changed: Notify::new(),
+            orders_changed: watch::Sender::new(()),
             runs: Mutex::default(),
             cords: Mutex::default(),
             injections: Mutex::default(),
@@ -196,7 +196,7 @@ impl Desk {
             }
         }
         drop(kept);
-        self.orders_changed.notify_one();
+        self.orders_changed.send_replace(());
         for (uid, run) in lock(&self.runs).iter() {
             if of.as_ref().is_none_or(|of| of == uid) {
                 orphan &= run.now().finished;
@@ -231,6 +231,26 @@ impl Desk {
     /// Orders that have not ended, and are not to.
     pub fn live_orders(&self) -> Vec<Injection> {
         lock(&self.injections).1.values().filter(|order| !order.is_over() && !order.spec.revert).cloned().collect()
+    }
+
+    /// Returns when a node has said that this order of a run is over, or `false` where no such order is seen.
+    pub async fn until_over(&self, run_uid: &str, name: &str) -> bool {
+        let mut changed = self.orders_changed.subscribe();
+        loop {
+            let is_over = {
+                let kept = lock(&self.injections);
+                let mut of = kept.1.values().filter(|order| order.spec.run.uid == run_uid && order.name_any() == name);
+                of.next().map(Injection::is_over)
+            };
+            match is_over {
+                Some(false) => {}
+                Some(true) => return true,
+                None => return false,
+            }
+            if changed.changed().await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// Nodes with orders that have not ended.

@@ -45,6 +45,7 @@ struct Followed {
 /// Follows, for ever.
 pub async fn tend(desk: &Arc<Desk>) {
     let mut followed: Vec<Followed> = Vec::new();
+    let mut changed = desk.orders_changed.subscribe();
     loop {
         let live = desk.live_orders();
         follow_aims(desk, &mut followed, &live);
@@ -55,9 +56,9 @@ pub async fn tend(desk: &Arc<Desk>) {
         }
         if waits {
             // Either way it is looked at again.
-            let _ = tokio::time::timeout(LOOK, desk.orders_changed.notified()).await;
-        } else {
-            desk.orders_changed.notified().await;
+            let _ = tokio::time::timeout(LOOK, changed.changed()).await;
+        } else if changed.changed().await.is_err() {
+            return;
         }
     }
 }

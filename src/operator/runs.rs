@@ -290,6 +290,10 @@ impl Surroundings for Around {
         self.desk.guardrails.claim(run, before, &self.people().approvals, now)
     }
 
+    async fn until_over(&self, order: &str) -> bool {
+        self.desk.until_over(&self.seen.id.uid, order).await
+    }
+
     fn tell(&self, run: &Run, entries: &[Entry]) {
         let regarding = self.seen.owner.as_ref().unwrap_or(&self.seen.itself);
         let mut told = lock(&self.told);

@@ -158,6 +158,33 @@ fn a_name_is_asked_for_as_the_target_would_and_again() {
 }
 
 #[test]
+fn a_name_in_the_targets_hosts_file_needs_no_dns() {
+    runtime().block_on(async {
+        let fault = "{network: {delay: 150ms, to: [{dns: ledger}]}}";
+        let target = holding_with("aim-hosts", fault, "60s", async |lab, pid| {
+            if pid.is_none() {
+                lab.shop("payments", 1, &[]).await;
+                let address = ip(&pods_of(lab, "payments").await[0]);
+                let aliases = format!(
+                    r#"{{"spec": {{"template": {{"spec": {{"hostAliases": [{{"ip": "{address}", "hostnames": ["ledger"]}}]}}}}}}}}"#
+                );
+                kubectl(&["-n", &lab.namespace, "patch", "deployment", "checkout", "--type=merge", "-p", &aliases]);
+                kubectl(&["-n", &lab.namespace, "rollout", "status", "deployment", "checkout", "--timeout=60s"]);
+            }
+            if let Some(pid) = pid {
+                reaches(pid, &ip(&pods_of(lab, "payments").await[0]), 8080);
+            }
+        })
+        .await;
+        let address = ip(&pods_of(&target.lab, "payments").await[0]);
+        let took = reaches(target.pid, &address, 8080).expect("it is reached");
+        assert!(took >= Duration::from_millis(150), "{took:?}");
+        kubectl(&["-n", &target.lab.namespace, "delete", "gdr", &target.run]);
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
 fn a_name_that_nobody_knows_is_refused_on_the_node() {
     runtime().block_on(async {
         let mut lab = Lab::new("aim-nobody").await;

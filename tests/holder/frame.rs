@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use gameday::holder::{Aim, Cpu, DiskFill, End, Event, Exit, Fault, FileOperation, Files, LAST_RESORT, Memory, Pause, Processes};
 use rustix::process::Signal;
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use super::ground::{
-    AgentsCgroup, Ground, Holder, MIB, cleared_within, field, ground, reap, signal_kill, slower, soon, state, until,
+    AgentsCgroup, Ground, Holder, cleared_within, field, ground, mib, reap, signal_kill, slower, soon, state, until,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -24,11 +25,11 @@ fn cpu() -> Fault {
 }
 
 fn memory() -> Fault {
-    Fault::Memory(Memory { bytes: Some(64 * MIB), ..Memory::default() })
+    Fault::Memory(Memory { bytes: mib(64), ..Memory::default() })
 }
 
 fn disk(ground: &Ground, name: &str) -> Fault {
-    Fault::DiskFill(DiskFill { path: ground.path(name), bytes: Some(32 * MIB), ..DiskFill::default() })
+    Fault::DiskFill(DiskFill { path: ground.path(name), bytes: mib(32), ..DiskFill::default() })
 }
 
 fn files(ground: &Ground) -> Fault {
@@ -196,6 +197,71 @@ fn a_stopped_holder_is_ended_by_its_kernel_timer() {
             ground.workers().is_empty()
         });
         assert_ne!(state(ground.pid), Some('t'), "{fault:?}");
+    }
+}
+
+/// The machine's clock, put right when this is dropped.
+struct SetClock {
+    began: (Duration, Instant),
+}
+
+impl SetClock {
+    fn new() -> Self {
+        let now = clock_gettime(ClockId::Realtime);
+        SetClock { began: (Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32), Instant::now()) }
+    }
+
+    /// To the right time and so many seconds, which may be fewer than none.
+    fn to(&self, seconds: i64) {
+        let (then, began) = self.began;
+        let right = then + began.elapsed();
+        let time = Timespec { tv_sec: right.as_secs() as i64 + seconds, tv_nsec: i64::from(right.subsec_nanos()) };
+        clock_settime(ClockId::Realtime, time).expect("root may set the clock");
+    }
+}
+
+impl Drop for SetClock {
+    fn drop(&mut self) {
+        self.to(0);
+    }
+}
+
+/// A length is a length, and so is the last resort's.
+#[test]
+#[ignore = "sets this machine's clock: tests/kernels/run runs it in a machine that is its own"]
+fn a_clock_that_is_set_an_hour_on_and_back_ends_nothing_sooner_or_later() {
+    const HOUR: i64 = 3_600;
+    let Some(ground) = ground("clock") else { return };
+    let before = ground.traces();
+    let length = Duration::from_secs(3) * slower();
+    for (kind, fault, in_force) in kinds(&ground) {
+        let clock = SetClock::new();
+        let began = Instant::now();
+        let mut holder = ground.hold(fault, length);
+        holder.started();
+        until(&format!("{kind} in force"), soon(), || in_force(&ground));
+        clock.to(HOUR);
+        std::thread::sleep(length / 10);
+        assert!(in_force(&ground), "{kind}, an hour on");
+        clock.to(-HOUR);
+        let ended = holder.end();
+        let took = began.elapsed();
+        assert!(matches!(ended.last(), Event::Cleared { end: End::Length, clean } if clean.clean), "{kind}: {ended:?}");
+        assert!(took > length - length / 10 && took < length + cleared_within(), "{kind}: {took:?}");
+        println!("{kind}: ordered for {length:?}, gone after {took:?}");
+        same_traces(&ground, &before, kind);
+    }
+    for seconds in [HOUR, -HOUR] {
+        let clock = SetClock::new();
+        let began = Instant::now();
+        let mut holder = ground.hold(Fault::Pause(Pause::default()), Duration::from_secs(1));
+        holder.started();
+        holder.signal(Signal::STOP);
+        clock.to(seconds);
+        let ended = holder.end();
+        let (took, resort) = (began.elapsed(), Duration::from_secs(1) + LAST_RESORT);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), Some(9), "{ended:?}");
+        assert!(took > resort - Duration::from_millis(100) && took < resort + cleared_within(), "{took:?}");
     }
 }
 

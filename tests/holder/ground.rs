@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use gameday::holder::{Aim, Bite, Event, Fault, Order};
+use gameday::holder::{Aim, Bite, Bytes, Event, Fault, Order};
 use rustix::process::{Pid, Signal, kill_process};
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -20,6 +20,10 @@ const LEVELS: usize = 3;
 const POD: &str = "pod21d2a9b4-1a2b-3c4d-5e6f-7a8b9c0d1e2f";
 
 pub const MIB: u64 = 1 << 20;
+
+pub fn mib(count: u64) -> Option<Bytes> {
+    Some(Bytes::new(count * MIB).unwrap())
+}
 pub const CPU_LIMIT_CORES: f64 = 0.5;
 pub const MEMORY_LIMIT: u64 = 256 * MIB;
 pub const PIDS_LIMIT: u64 = 200;

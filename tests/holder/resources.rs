@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use gameday::api::Percent;
 use gameday::holder::{
-    ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, Event, Fault, FileError, FileOperation, Files, KillSignal,
-    Memory, Pause, Processes,
+    Bytes, ContainerKill, Cpu, CpuMode, DiskFill, DiskIo, DiskOperation, Event, Fault, FileError, FileOperation, Files,
+    KillSignal, Memory, Pause, Processes,
 };
 
 use super::ground::{
-    CPU_LIMIT_CORES, Ground, MEMORY_LIMIT, MIB, PIDS_LIMIT, cleared_within, ground, is_v2, slower, soon, state, until,
+    CPU_LIMIT_CORES, Ground, MEMORY_LIMIT, MIB, PIDS_LIMIT, cleared_within, ground, is_v2, mib, slower, soon, state, until,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -134,7 +134,7 @@ fn a_disk_is_filled_to_ninety_percent() {
             assert!((30.0..=45.0).contains(&memory), "{memory} % of the container's memory");
         }
     }
-    let too_much = DiskFill { path: ground.path("memory"), bytes: Some(95 * MIB), ..DiskFill::default() };
+    let too_much = DiskFill { path: ground.path("memory"), bytes: mib(95), ..DiskFill::default() };
     let name = if is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
     ground.write("memory", name, &(64 * MIB).to_string());
     let refused = ground.hold(Fault::DiskFill(too_much), LONG).end();
@@ -144,8 +144,8 @@ fn a_disk_is_filled_to_ninety_percent() {
 #[test]
 fn a_disk_is_kept_busy() {
     let Some(ground) = ground("io") else { return };
-    for (operation, rate) in [(DiskOperation::Write, None), (DiskOperation::Read, Some(4 * MIB))] {
-        let io = DiskIo { path: ground.path("volume"), operation, block: 65_536, at_once: 2, rate };
+    for (operation, rate) in [(DiskOperation::Write, None), (DiskOperation::Read, mib(4))] {
+        let io = DiskIo { path: ground.path("volume"), operation, block: Bytes::new(65_536).unwrap(), at_once: 2, rate };
         let mut holder = ground.hold(Fault::DiskIo(io), LONG);
         holder.started();
         // The first second is the way there.
@@ -154,7 +154,7 @@ fn a_disk_is_kept_busy() {
         println!("diskIo {operation:?}: {}", bite.says);
         assert_eq!(bite.figures["errors"], 0.0);
         if let Some(rate) = rate {
-            let share = bite.figures["bytes_per_second"] / rate as f64;
+            let share = bite.figures["bytes_per_second"] / rate.get() as f64;
             assert!((0.8..=1.2).contains(&share), "{share} of the rate asked for");
         }
     }

@@ -1,0 +1,105 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::says;
+
+/// A number of bytes, one or more, written as a number or as Kubernetes writes memory: `4096`, `64Ki`, `256Mi`, `2Gi`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Bytes(u64);
+
+/// JSON carries numbers up to 2⁵³ exactly; this is under it.
+const MOST: u64 = 1 << 52;
+
+impl Bytes {
+    /// # Errors
+    /// None, or more than four pebibytes.
+    pub const fn new(number: u64) -> Result<Self, &'static str> {
+        if number == 0 || number > MOST { Err(says::BYTES) } else { Ok(Bytes(number)) }
+    }
+
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let factor: u64 = match &text[digits..] {
+            "" => 1,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            _ => return Err(says::BYTES),
+        };
+        let number = text[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        Bytes::new(number.ok_or(says::BYTES)?)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written<'a> {
+            Number(u64),
+            Text(Cow<'a, str>),
+        }
+        let read = match Written::deserialize(deserializer) {
+            Ok(Written::Number(number)) => Bytes::new(number),
+            Ok(Written::Text(text)) => text.parse(),
+            Err(_) => Err(says::BYTES),
+        };
+        read.map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Bytes {
+    fn schema_name() -> Cow<'static, str> {
+        "Bytes".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 18,
+            "x-kubernetes-validations": [{
+                "rule": "string(self).matches('^[1-9][0-9]{0,15}(Ki|Mi|Gi|Ti)?$')",
+                "message": says::BYTES,
+            }],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_kubernetes_writes_them() {
+        let read = |text: &str| serde_json::from_str::<Bytes>(text).map(Bytes::get).map_err(|error| error.to_string());
+        assert_eq!(["7", "\"7\"", "\"64Ki\"", "\"2Gi\""].map(|text| read(text).unwrap()), [7, 7, 65_536, 2_147_483_648]);
+        let not = ["0", "-1", "1.5", "\"\"", "\"Mi\"", "\"1.5Gi\"", "\"5MB\"", "99999999999999999999", "\"17179869184Gi\"", "[]"];
+        for text in not {
+            assert!(read(text).unwrap_err().contains(says::BYTES), "{text}");
+        }
+        assert_eq!(serde_json::to_string(&Bytes::new(4096).unwrap()).unwrap(), "4096");
+    }
+}
