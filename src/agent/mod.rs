@@ -256,7 +256,11 @@ impl Agent {
             Change::Is(DeserializeGuard(Err(invalid))) => {
                 let name = invalid.metadata.name.clone().unwrap_or_default();
                 tracing::error!(injection = name, error = invalid.error, "an order cannot be read");
-                self.refuse(&name, format!("the order cannot be read: {}", invalid.error));
+                if self.holds.contains_key(&name) {
+                    self.end(&name, "its order cannot be read any more");
+                } else {
+                    self.refuse(&name, format!("the order cannot be read: {}", invalid.error));
+                }
             }
             Change::Gone(gone) => {
                 let name = gone.name_any();
@@ -446,7 +450,7 @@ impl Agent {
             let why = format!("ended while its container restarted{}", again(hold.restarts));
             return self.finish(name, InjectionPhase::Cleared, why, Some(gone));
         }
-        if !proc::has_pod(&spec.pod.uid) {
+        if !self.processes.has_pod(&spec.pod.uid) {
             return self.finish(name, InjectionPhase::Lost, "its pod is gone".to_owned(), Some(gone));
         }
         if hold.between != Some(Between::Waits) || hold.container == spec.container {
@@ -544,10 +548,10 @@ impl Agent {
     }
 }
 
-/// What a Lease says is to end.
+/// What a Lease says is to end. Each order says it too, a moment later, if that is not to be read.
 fn let_go(lease: &Lease) -> HashSet<String> {
-    let named = lease.annotations().get(ANNOTATION_LET_GO).map_or("", String::as_str);
-    named.split_whitespace().map(str::to_owned).collect()
+    let named = lease.annotations().get(ANNOTATION_LET_GO);
+    named.and_then(|named| serde_json::from_str(named).ok()).unwrap_or_default()
 }
 
 /// From where the kubelet probes the pod of this process.

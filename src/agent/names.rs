@@ -14,7 +14,7 @@ use hickory_resolver::{Hosts, TokioResolver};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use tokio::sync::oneshot;
 
-use super::proc;
+use super::proc::Files;
 
 /// They are asked for again this often: as long as a cluster's DNS is usually allowed to be believed.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -51,7 +51,9 @@ impl Names {
 }
 
 fn ask(pid: i32, names: &[String], ended: oneshot::Receiver<()>, told: &impl Fn(Result<Answers, String>)) -> Result<(), String> {
-    let conf = proc::read_within(pid, "etc/resolv.conf", CONF_BYTES_MAX)
+    let files = Files::of(pid).map_err(|error| format!("process {pid}: {error}"))?;
+    let conf = files
+        .read("etc/resolv.conf", CONF_BYTES_MAX)
         .map_err(|error| format!("the target's resolv.conf cannot be read: {error}"))?;
     let (config, options) = parse_resolv_conf(&conf).map_err(|error| format!("the target's resolv.conf: {error}"))?;
     let network = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|error| format!("the target's network: {error}"))?;
@@ -67,22 +69,17 @@ fn ask(pid: i32, names: &[String], ended: oneshot::Receiver<()>, told: &impl Fn(
         builder.options_mut().cache_size = 0;
         let resolver = builder.build().map_err(|error| error.to_string())?;
         tokio::select! {
-            why = ask_again(&resolver, pid, names, told) => Err(why),
+            why = ask_again(&resolver, &files, names, told) => Err(why),
             // Nobody wants to know any more.
             _ = ended => Ok(()),
         }
     })
 }
 
-/// None where the target has no such file, or one that cannot be read.
-fn hosts(pid: i32) -> Hosts {
-    parse_hosts(&proc::read_within(pid, "etc/hosts", HOSTS_BYTES_MAX).unwrap_or_default())
-}
-
 fn parse_hosts(text: &[u8]) -> Hosts {
     let mut hosts = Hosts::default();
-    // Lines that are none are left out, as the target's own resolver does.
-    let _ = hosts.read_hosts_conf(text);
+    // Only reading fails, and this is read already. Lines that are none are left out.
+    let _ = hosts.read_hosts_conf(String::from_utf8_lossy(text).as_bytes());
     hosts
 }
 
@@ -94,13 +91,18 @@ fn in_hosts(hosts: &Hosts, name: &str) -> Vec<IpAddr> {
 }
 
 /// Returns only if a name was not answered the first time.
-async fn ask_again(resolver: &TokioResolver, pid: i32, names: &[String], told: &impl Fn(Result<Answers, String>)) -> String {
+async fn ask_again(resolver: &TokioResolver, files: &Files, names: &[String], told: &impl Fn(Result<Answers, String>)) -> String {
     let mut answers = Answers::new();
     let mut first = true;
+    let mut hosts = Hosts::default();
     loop {
         let mut news = first;
-        // Anew each time: the kubelet writes it, and so may the target.
-        let hosts = hosts(pid);
+        // Anew each time: the kubelet writes it, and so may the target. One that is gone says nothing new.
+        match files.read("etc/hosts", HOSTS_BYTES_MAX) {
+            Ok(text) => hosts = parse_hosts(&text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => hosts = Hosts::default(),
+            Err(error) => tracing::debug!(%error, "the target's hosts file cannot be read"),
+        }
         for name in names {
             let known = answers.entry(name.clone()).or_default();
             let here = in_hosts(&hosts, name);
@@ -136,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_hosts_file_is_read_as_the_target_reads_it() {
-        let hosts = parse_hosts(b"127.0.0.1\tlocalhost\n10.1.2.3 ledger ledger.bank # ours\nno address\nfd00::7 ledger\n");
+        let hosts = parse_hosts(b"127.0.0.1\tlocalhost\n10.1.2.3 ledger ledger.bank # \xfcber\nno address\nfd00::7 ledger\n");
         let addresses = |name: &str| in_hosts(&hosts, name).iter().map(IpAddr::to_string).collect::<Vec<_>>();
         assert_eq!(addresses("ledger"), ["10.1.2.3", "fd00::7"]);
         assert_eq!(addresses("LEDGER.bank."), ["10.1.2.3"]);

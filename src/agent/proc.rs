@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 
-use crate::holder::first_of;
+use crate::holder::{first_of, is_in_container};
 
 /// Orders come in crowds, and to read all of `/proc` takes milliseconds: one reading is good for so long. A holder looks
 /// again whether the process it is told of is still the container's.
@@ -16,6 +16,7 @@ const FRESH: Duration = Duration::from_millis(100);
 /// The processes of this node with their cgroups, as last read.
 #[derive(Default)]
 pub struct Processes {
+    /// When that was begun.
     read: Option<Instant>,
     cgroups: Vec<(i32, String)>,
 }
@@ -30,23 +31,38 @@ impl Processes {
         if id.len() < 12 {
             return Err(format!("{container:?} is not a container's id"));
         }
-        if self.read.is_none_or(|read| read.elapsed() > FRESH) {
-            // What cannot be read has ended meanwhile.
-            let cgroups = |pid| Some((pid, fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?));
-            self.cgroups = pids().into_iter().filter_map(cgroups).collect();
-            self.read = Some(Instant::now());
+        self.refresh(FRESH);
+        if let Some(found) = self.find(id, pod_uid)? {
+            return Ok(found);
         }
-        let of: Vec<&(i32, String)> = self.cgroups.iter().filter(|(_, cgroups)| cgroups.contains(id)).collect();
+        // It may have begun since.
+        self.refresh(Duration::ZERO);
+        self.find(id, pod_uid)?.ok_or_else(|| format!("no process of container {id} on this node"))
+    }
+
+    /// Whether any process of this pod is left; its sandbox has one for as long as it lives.
+    pub fn has_pod(&mut self, uid: &str) -> bool {
+        self.refresh(FRESH);
+        self.cgroups.iter().any(|(_, cgroups)| is_of_pod(cgroups, uid))
+    }
+
+    fn find(&self, id: &str, pod_uid: &str) -> Result<Option<i32>, String> {
+        let of: Vec<&(i32, String)> = self.cgroups.iter().filter(|(_, cgroups)| is_in_container(cgroups, id)).collect();
         if of.iter().any(|(_, cgroups)| !is_of_pod(cgroups, pod_uid)) {
             return Err(format!("container {id} is not one of pod {pod_uid}"));
         }
-        first_of(of.iter().map(|(pid, _)| *pid)).ok_or_else(|| format!("no process of container {id} on this node"))
+        Ok(first_of(of.iter().map(|(pid, _)| *pid)))
     }
-}
 
-/// Whether any process of this pod is left; its sandbox has one for as long as it lives.
-pub fn has_pod(uid: &str) -> bool {
-    pids().into_iter().any(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| is_of_pod(&cgroups, uid)))
+    fn refresh(&mut self, age_max: Duration) {
+        if self.read.is_some_and(|read| read.elapsed() <= age_max) {
+            return;
+        }
+        self.read = Some(Instant::now());
+        // What cannot be read has ended meanwhile.
+        let cgroups = |pid| Some((pid, fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?));
+        self.cgroups = pids().into_iter().filter_map(cgroups).collect();
+    }
 }
 
 /// systemd's names have underscores.
@@ -54,14 +70,25 @@ fn is_of_pod(cgroups: &str, uid: &str) -> bool {
     cgroups.contains(uid) || cgroups.contains(&uid.replace('-', "_"))
 }
 
-/// A file as a process sees it. Symbolic links stay within its root, and nothing is waited for.
-pub fn read_within(pid: i32, path: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let root = File::open(format!("/proc/{pid}/root"))?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = File::from(openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?);
-    let mut read = Vec::new();
-    file.take(bytes_max).read_to_end(&mut read)?;
-    Ok(read)
+/// The files of one process, and of no other that is given its pid later.
+pub struct Files {
+    process: File,
+}
+
+impl Files {
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Ok(Files { process: File::open(format!("/proc/{pid}"))? })
+    }
+
+    /// A file as the process sees it. Symbolic links stay within its root, and nothing is waited for.
+    pub fn read(&self, path: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let root = openat(&self.process, "root", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = File::from(openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?);
+        let mut read = Vec::new();
+        file.take(bytes_max).read_to_end(&mut read)?;
+        Ok(read)
+    }
 }
 
 /// From where a pod's node reaches it: the next hops of its default routes.

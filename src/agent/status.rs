@@ -24,7 +24,8 @@ impl Statuses {
     }
 
     pub fn write(&mut self, name: &str, status: InjectionStatus) {
-        if let Some(sender) = self.of.get(name) {
+        // One whose order was gone does not write any more, and another may have its name now.
+        if let Some(sender) = self.of.get(name).filter(|sender| !sender.is_closed()) {
             sender.send_replace(status);
             return;
         }

@@ -11,12 +11,12 @@ use super::says;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Bytes(u64);
 
-/// JSON carries numbers up to 2⁵³ exactly; this is under it.
-const MOST: u64 = 1 << 52;
+/// Under 1 PiB, and under what JSON carries exactly.
+const MOST: u64 = 999_999_999_999_999;
 
 impl Bytes {
     /// # Errors
-    /// None, or more than four pebibytes.
+    /// None, or a petabyte and more.
     pub const fn new(number: u64) -> Result<Self, &'static str> {
         if number == 0 || number > MOST { Err(says::BYTES) } else { Ok(Bytes(number)) }
     }
@@ -79,9 +79,9 @@ impl JsonSchema for Bytes {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "maxLength": 18,
+            "maxLength": 15,
             "x-kubernetes-validations": [{
-                "rule": "string(self).matches('^[1-9][0-9]{0,15}(Ki|Mi|Gi|Ti)?$')",
+                "rule": "string(self).matches('^([1-9][0-9]{0,14}|[1-9][0-9]{0,10}Ki|[1-9][0-9]{0,7}Mi|[1-9][0-9]{0,4}Gi|[1-9][0-9]{0,1}Ti)$')",
                 "message": says::BYTES,
             }],
         })
@@ -96,7 +96,19 @@ mod tests {
     fn bytes_are_read_as_kubernetes_writes_them() {
         let read = |text: &str| serde_json::from_str::<Bytes>(text).map(Bytes::get).map_err(|error| error.to_string());
         assert_eq!(["7", "\"7\"", "\"64Ki\"", "\"2Gi\""].map(|text| read(text).unwrap()), [7, 7, 65_536, 2_147_483_648]);
-        let not = ["0", "-1", "1.5", "\"\"", "\"Mi\"", "\"1.5Gi\"", "\"5MB\"", "99999999999999999999", "\"17179869184Gi\"", "[]"];
+        let not = [
+            "0",
+            "-1",
+            "1.5",
+            "\"\"",
+            "\"Mi\"",
+            "\"1.5Gi\"",
+            "\"5MB\"",
+            "99999999999999999999",
+            "\"17179869184Gi\"",
+            "\"910Ti\"",
+            "[]",
+        ];
         for text in not {
             assert!(read(text).unwrap_err().contains(says::BYTES), "{text}");
         }

@@ -153,7 +153,7 @@ impl Injection {
 }
 
 impl InjectionSpec {
-    /// What one experiment of a run holds, as one word.
+    /// What one experiment of a run holds. A uid has no `/`, so no two are alike.
     pub fn held_for(run_uid: &str, experiment: &str) -> String {
         format!("{run_uid}/{experiment}")
     }

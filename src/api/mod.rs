@@ -73,8 +73,8 @@ pub const AGENT: &str = "gameday-agent";
 pub const ANNOTATION_CANNOT: &str = "gameday.dev/cannot";
 /// On an agent's pod: the faults that it has the capabilities for.
 pub const ANNOTATION_FAULTS: &str = "gameday.dev/faults";
-/// On the operator's Lease: what agents let go at once, of which experiment of which run, as
-/// [`InjectionSpec::held_for`] names it, with spaces between.
+/// On the operator's Lease: what agents let go at once, of which experiment of which run. A JSON list of names as
+/// [`InjectionSpec::held_for`] makes them.
 pub const ANNOTATION_LET_GO: &str = "gameday.dev/let-go";
 /// On a run: the game day it is a run of.
 pub const LABEL_GAMEDAY: &str = "gameday.dev/gameday";

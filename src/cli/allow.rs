@@ -12,11 +12,12 @@ use super::{Exit, Failure, Output};
 pub struct Allow {
     /// The namespace that may be hit
     namespace: String,
-    /// The faults, by name, with commas
+    /// All the faults that the account may inject there, by name, with commas; applied again, they take the place of those
+    /// before
     #[arg(long, value_delimiter = ',', required = true, value_parser = fault)]
     faults: Vec<FaultKind>,
     /// The service account that game days there run as
-    #[arg(long, default_value = "gameday")]
+    #[arg(long, default_value = "default")]
     service_account: String,
 }
 
@@ -54,10 +55,10 @@ impl Allow {
             ))
         };
         if !pods.is_empty() {
-            manifest("Role", json!({"name": "gameday-faults", "namespace": namespace}), &pods)?;
+            manifest("Role", json!({"name": format!("gameday-faults-{service_account}"), "namespace": namespace}), &pods)?;
         }
         if !nodes.is_empty() {
-            manifest("ClusterRole", json!({"name": format!("gameday-faults-{namespace}")}), &nodes)?;
+            manifest("ClusterRole", json!({"name": format!("gameday-faults-{namespace}-{service_account}")}), &nodes)?;
         }
         Ok(Exit::Passed)
     }

@@ -186,7 +186,7 @@ impl Reading {
     }
 }
 
-fn spec_schema<K: CustomResourceExt>() -> Json {
+pub fn spec_schema<K: CustomResourceExt>() -> Json {
     let mut crd = serde_json::to_value(K::crd()).expect("a CRD is plain data");
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].take()
 }

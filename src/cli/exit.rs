@@ -79,9 +79,15 @@ impl Failure {
     pub fn tell(&self) -> Exit {
         if self.exit != Exit::Unread {
             // Nothing can be said where standard error is closed.
-            let _ = writeln!(anstream::stderr(), "{}", format!("{:#}", self.said).trim_end());
+            let _ = writeln!(anstream::stderr(), "{}", self.to_string().trim_end());
         }
         self.exit
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.said)
     }
 }
 

@@ -8,7 +8,9 @@ use crate::api::{Duration, GameDay, OnRestart};
 use crate::engine::admit;
 
 use super::connect::Connection;
-use super::{Cluster, Exit, Failure, Output, run};
+use super::schema::{self, MisfitKind};
+use super::span::Node;
+use super::{Cluster, Exit, Failure, Output, document, run};
 
 /// Inject one fault once, with a probe that watches and a blast radius; Ctrl-C reverts it
 ///
@@ -22,7 +24,7 @@ pub struct Inject {
     #[arg(value_name = "WORD=VALUE", value_parser = word)]
     words: Vec<(String, Value)>,
     /// Pods with these labels: app=checkout,tier=front
-    #[arg(long, value_name = "LABELS", value_parser = labels)]
+    #[arg(long, value_name = "LABELS", value_parser = labels, required_unless_present = "nodes")]
     pods: Option<BTreeMap<String, String>>,
     /// Nodes with these labels
     #[arg(long, value_name = "LABELS", value_parser = labels, conflicts_with = "pods")]
@@ -34,13 +36,13 @@ pub struct Inject {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, ignore_case = true)]
     on_restart: OnRestart,
     /// How many of them
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
     count: i32,
     /// For how long
     #[arg(long = "for", value_name = "LENGTH", default_value = "30s")]
     hold: Duration,
     /// At most this part of the pods or nodes
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=100))]
     percent: u8,
     /// This URL must go on answering with 200, or the fault is reverted at once
     #[arg(long, value_name = "URL")]
@@ -63,6 +65,7 @@ impl Inject {
 
     pub fn game_day(&self) -> Result<GameDay, Failure> {
         let words: serde_json::Map<String, Value> = self.words.iter().cloned().collect();
+        self.check(&words)?;
         let mut targets = json!({"choose": {"count": self.count}});
         if let Some(labels) = &self.pods {
             targets["pods"] = json!({"matchLabels": labels});
@@ -97,16 +100,33 @@ impl Inject {
                 "experiments": [experiment],
             },
         });
-        let game_day = GameDay::deserialize(game_day).map_err(|why| Failure::invalid(format!("{}: {why}", self.fault)))?;
-        // A word that nobody knows is read over; what was understood is written back.
-        let understood = serde_json::to_value(&game_day.spec.experiments[0].fault).unwrap_or_default();
-        let unknown = self.words.iter().find(|(word, _)| understood[&self.fault].get(word).is_none());
-        match unknown {
-            Some((word, _)) if understood.get(&self.fault).is_some() => {
-                Err(Failure::invalid(format!("{} has no word {word:?}", self.fault)))
-            }
-            Some(_) | None => Ok(game_day),
+        GameDay::deserialize(game_day).map_err(|why| Failure::invalid(format!("{}: {why}", self.fault)))
+    }
+
+    /// The words beside the fault's schema: what is wrong is said of the word, not of the game day that comes of it.
+    fn check(&self, words: &serde_json::Map<String, Value>) -> Result<(), Failure> {
+        let schema = document::spec_schema::<GameDay>();
+        let faults = &schema["properties"]["experiments"]["items"]["properties"]["fault"]["properties"];
+        let fault = &self.fault;
+        if !faults[fault].is_object() {
+            let known: Vec<&str> = faults.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            let help = match schema::nearest(fault, &known) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("the faults are {}", known.join(", ")),
+            };
+            return Err(Failure::invalid(format!("no fault {fault:?}: {help}")));
         }
+        let text = Value::Object(words.clone()).to_string();
+        let node: Node = serde_saphyr::from_str(&text).map_err(|why| Failure::invalid(format!("{fault}: {why}")))?;
+        let misfits = schema::misfits(&node, &faults[fault], "", None).into_iter().map(|misfit| match misfit.kind {
+            MisfitKind::Unknown => {
+                let help = misfit.help.map(|help| format!(": {help}")).unwrap_or_default();
+                format!("{fault}: {}{help}", misfit.message)
+            }
+            MisfitKind::Shape | MisfitKind::Bounds => format!("{fault}: {}: {}", misfit.path, misfit.message),
+        });
+        let said: Vec<String> = misfits.collect();
+        if said.is_empty() { Ok(()) } else { Err(Failure::invalid(said.join("\n"))) }
     }
 }
 
@@ -140,7 +160,7 @@ mod tests {
     fn game_day(words: &[&str]) -> Result<GameDay, String> {
         let line = ["inject", "--http", "http://shop/", "--pods", "app=shop"].iter().chain(words);
         let line = Line::try_parse_from(line).map_err(|error| error.to_string())?;
-        line.inject.game_day().map_err(|failure| format!("{failure:?}"))
+        line.inject.game_day().map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -155,8 +175,18 @@ mod tests {
     #[test]
     fn what_is_no_word_or_no_value_is_refused_by_name() {
         for (words, said) in [
-            (&["memory", "byts=1"][..], "memory has no word \"byts\""),
-            (&["memory", "bytes=1MB"], "bytes are a whole number, or written like 64Ki"),
+            (&["memory", "byts=1"][..], "memory: unknown field \"byts\": did you mean \"bytes\"?"),
+            (
+                &["memory", "bytes=1MB"],
+                "memory: bytes: bytes are a whole number, or written like 64Ki, 256Mi or 2Gi, not \"1MB\"",
+            ),
+            (&["network", "delay=100"], "network: delay: a duration is written like 500ms, 30s, 5m or 1m30s, not 100"),
+            (&["cpu", "percent=20%"], "cpu: percent: a percentage is a whole number from 1 to 100, not \"20%\""),
+            (&["files", "delay=50ms"], "files: path: Required value"),
+            (&["netwrok"], "no fault \"netwrok\": did you mean network?"),
+            (&["container-kill"], "did you mean containerKill?"),
+            (&["storm"], "the faults are containerKill, cordon"),
+            (&["cpu", "percent=20", "--percent", "200"], "200 is not in 1..=100"),
             (&["memory", "bytes"], "written WORD=VALUE"),
             (&["memory", "bytes=1", "--on-restart", "hope"], "possible values: Lose, Reinject"),
         ] {

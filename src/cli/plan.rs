@@ -11,8 +11,8 @@ use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 
 use crate::api::{
-    Bound, BoundVictims, ExperimentStatus, GameDay, GameDayRun, GameDayRunSpec, GameDayRunStatus, GameDaySpec, Guardrail, People,
-    Selector,
+    Bound, BoundVictims, Cord, ExperimentStatus, GameDay, GameDayRun, GameDayRunSpec, GameDayRunStatus, GameDaySpec, Guardrail,
+    People, Selector,
 };
 use crate::cluster::{Inventory, objects, permission, record};
 use crate::engine::admit::{Candidates, Plan as Admitted};
@@ -21,7 +21,7 @@ use crate::engine::guard::{self, Chosen};
 use crate::engine::guarded::{self, Guarded};
 use crate::engine::guardrail::{self, Named, Says};
 use crate::engine::liveness;
-use crate::engine::{self, Answer, Observation, Permission, PodSeen, Run, RunId};
+use crate::engine::{self, Answer, Observation, Permission, PodSeen, Pulled, Run, RunId};
 use crate::operator::agents_namespace;
 use crate::report as reports;
 
@@ -50,6 +50,7 @@ impl Plan {
         seen.guarded = guarded;
         let (mut lines, refused) = tell(&game_day.spec, &run, &plan, &seen);
         lines.extend(board);
+        lines.extend(pulled(&connection.client, &namespace).await);
         if let Some(path) = &self.save {
             let bound = bind(&run, &plan, &seen)?;
             let text = serde_json::to_string_pretty(&bound).map_err(|error| Failure::alone(error.to_string()))?;
@@ -178,6 +179,17 @@ fn as_run(namespace: &str, game_day: &GameDay, plan: Admitted) -> Run {
     };
     let id = RunId { namespace: namespace.to_owned(), name: "RUN".to_owned(), uid: String::new() };
     Run { id, generation: 0, spec, plan: Ok(plan), status: GameDayRunStatus::default() }
+}
+
+/// What is to be said of cords: under one a run waits, and nothing else that is said here counts.
+async fn pulled(client: &Client, namespace: &str) -> Option<String> {
+    match ask(Api::<Cord>::all(client.clone()).list(&ListParams::default())).await {
+        Ok(cords) => {
+            let pulled = Pulled::over(&cords.items, namespace)?;
+            Some(format!("  cord          would wait: {pulled}. Way out: gameday release {}", pulled.name))
+        }
+        Err(failure) => Some(format!("  cord          not asked: {failure}")),
+    }
 }
 
 /// What guardrails are asked with, and the boards of those that the run needs a slot of; or why they cannot be asked.

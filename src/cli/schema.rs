@@ -2,9 +2,10 @@
 //! beside the CRD's own schema. Unknown fields, missing ones, wrong types, wrong words, wrong sizes, in the API
 //! server's own words.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value as Schema;
 
-use crate::api::{Duration, Percent, says};
+use crate::api::{self, Bytes, Chance, Cidr, Date, Duration, Percent, Rate, TimeOfDay, says};
 
 use super::span::{Node, Place, Value};
 
@@ -82,8 +83,11 @@ impl Walk {
                 self.number(number, schema, path, &own);
             }
             (Value::Bool(_), "boolean") => {}
-            // What it may be, its own parser says.
-            (Value::Text(_) | Value::Number(_), _) if schema["x-kubernetes-int-or-string"] == true => {}
+            (Value::Text(_) | Value::Number(_), _) if schema["x-kubernetes-int-or-string"] == true => {
+                if let Some(message) = unfit(schema, node.to_json()) {
+                    self.add(MisfitKind::Shape, path, &own, message);
+                }
+            }
             (value, _) => {
                 let place = if matches!(value, Value::Map(_) | Value::List(_) | Value::Null) { around } else { own };
                 let message = match (rule(schema), value) {
@@ -119,7 +123,7 @@ impl Walk {
         }
         let refusal = match rule(schema) {
             Some(says::DURATION) => text.parse::<Duration>().err().map(|error| error.to_string()),
-            Some(_) | None => None,
+            Some(_) | None => unfit(schema, text.into()),
         };
         match refusal {
             Some(message) => self.add(MisfitKind::Shape, path, place, message),
@@ -133,6 +137,9 @@ impl Walk {
                 self.add(MisfitKind::Shape, path, place, format!("{}, not {number}", says::PERCENT));
             }
             return;
+        }
+        if let Some(message) = unfit(schema, number.clone().into()) {
+            return self.add(MisfitKind::Shape, path, place, message);
         }
         let fits = match schema["format"].as_str() {
             Some("int32") => number.as_i64().is_some_and(|value| i32::try_from(value).is_ok()),
@@ -166,6 +173,25 @@ impl Walk {
 /// The sentence of the schema's first CEL rule: how our own small values are told from plain strings and numbers.
 pub fn rule(schema: &Schema) -> Option<&str> {
     schema["x-kubernetes-validations"][0]["message"].as_str()
+}
+
+/// What is wrong with one of our own small values, as its own parser has it.
+fn unfit(schema: &Schema, value: Schema) -> Option<String> {
+    fn no<T: DeserializeOwned>(value: &Schema) -> bool {
+        T::deserialize(value).is_err()
+    }
+    let says = rule(schema)?;
+    let is_unfit = match says {
+        says::BYTES => no::<Bytes>(&value),
+        says::CHANCE => no::<Chance>(&value),
+        says::CIDR => no::<Cidr>(&value),
+        says::DATE => no::<Date>(&value),
+        says::RATE => no::<Rate>(&value),
+        says::TIME_OF_DAY => no::<TimeOfDay>(&value),
+        says::VALUE => no::<api::Value>(&value),
+        _ => false,
+    };
+    is_unfit.then(|| format!("{says}, not {value}"))
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -218,5 +244,31 @@ mod tests {
         assert_eq!(nearest("target", &known), Some("targets"));
         assert_eq!(nearest("Hold", &known), Some("hold"));
         assert_eq!(nearest("foo", &known), None);
+    }
+
+    #[test]
+    fn a_small_value_that_is_none_is_said_in_its_place() {
+        let schema = super::super::document::spec_schema::<crate::api::GameDay>();
+        let fault = &schema["properties"]["experiments"]["items"]["properties"]["fault"];
+        for (written, said) in [
+            (
+                "{memory: {bytes: 5MB}}",
+                "fault.memory.bytes: bytes are a whole number, or written like 64Ki, 256Mi or 2Gi, not \"5MB\"",
+            ),
+            (
+                "{memory: {bytes: 1.5}}",
+                "fault.memory.bytes: bytes are a whole number, or written like 64Ki, 256Mi or 2Gi, not 1.5",
+            ),
+            ("{network: {rate: 5MBps}}", "fault.network.rate: a rate is written like 500kbit, 10Mbit or 1Gbit, not \"5MBps\""),
+            ("{network: {loss: 0}}", "fault.network.loss: a percentage of packets is above 0 and at most 100, not 0"),
+            ("{network: {delay: 1}}", "fault.network.delay: a duration is written like 500ms, 30s, 5m or 1m30s, not 1"),
+        ] {
+            let node: Node = serde_saphyr::from_str(written).unwrap();
+            let found = misfits(&node, fault, "fault", None);
+            let texts: Vec<String> = found.iter().map(|misfit| format!("{}: {}", misfit.path, misfit.message)).collect();
+            assert_eq!(texts, [said], "{written}");
+        }
+        let node: Node = serde_saphyr::from_str("{memory: {bytes: 256Mi}, network: {rate: 5Mbit, loss: 0.5}}").unwrap();
+        assert_eq!(misfits(&node, fault, "fault", None), []);
     }
 }

@@ -74,7 +74,7 @@ pub async fn stop_run(connection: &Connection, namespace: &str, name: &str, reas
 
 async fn pull(connection: &Connection, reason: String, namespace: Option<String>) -> Result<String, Failure> {
     let who = user().unwrap_or_else(|| "cord".to_owned());
-    let name = format!("{who}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
+    let name = format!("{who}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S-%3f"));
     let cord = Cord::new(&name, CordSpec { reason, by: user(), namespaces: namespace.into_iter().collect() });
     let cords: Api<Cord> = Api::all(connection.client.clone());
     ask(cords.create(&PostParams::default(), &cord)).await?;

@@ -100,19 +100,28 @@ pub struct Revision {
     pub container: Option<String>,
 }
 
-/// Changes an order that is there, and no other of its name. Each write names the version it is about: one that had no
-/// answer cannot arrive after a later one.
+/// Changes an order that is there, and no other of its name. Each write names the version it is about, and what it
+/// changes was not changed by anybody since it was decided: neither can arrive after a later one.
 ///
 /// # Errors
 /// As the API server has it.
-pub async fn revise(client: &Client, injection: &Injection, revision: &Revision) -> Result<(), Error> {
+pub async fn revise(
+    client: &Client,
+    injection: &Injection,
+    revision: &Revision,
+    may_act: &(dyn Fn() -> bool + Send + Sync),
+) -> Result<(), Error> {
     let api: Api<Injection> = Api::namespaced(client.clone(), &injection.namespace().unwrap_or_default());
     let mut spec = serde_json::Map::new();
     spec.extend(revision.aim.as_ref().map(|aim| ("aim".to_owned(), json!(aim))));
     spec.extend(revision.container.as_ref().map(|container| ("container".to_owned(), json!(container))));
     let name = injection.name_any();
     let mut version = injection.resource_version();
+    let unchanged = |now: &Injection| now.spec.aim == injection.spec.aim && now.spec.container == injection.spec.container;
     for _ in 0..TRIES {
+        if !may_act() {
+            return Ok(());
+        }
         let change = json!({"metadata": {"uid": injection.uid(), "resourceVersion": version}, "spec": spec});
         match ask(api.patch(&name, &PatchParams::default(), &Patch::Merge(change))).await {
             Ok(_) => return Ok(()),
@@ -122,8 +131,10 @@ pub async fn revise(client: &Client, injection: &Injection, revision: &Revision)
         }
         // Its node has written since, or another has its name.
         version = match ask(api.get_opt(&name)).await? {
-            Some(now) if now.uid() == injection.uid() && !now.is_over() => now.resource_version(),
-            Some(_) | None => return Ok(()),
+            Some(now) if now.uid() != injection.uid() || now.is_over() => return Ok(()),
+            Some(now) if unchanged(&now) => now.resource_version(),
+            Some(_) => return Err(Error::Unclear(format!("{name} was revised by somebody else"))),
+            None => return Ok(()),
         };
     }
     Err(Error::Unclear(format!("{name} was written by its node {TRIES} times meanwhile")))

@@ -35,7 +35,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// What is to be let go is named for so long after it was last asked for. Who has not read it by then is told order by
 /// order.
 const NAMED: Duration = Duration::from_secs(10);
-/// So many names at most, of about sixty bytes: an object's annotations may have 256 KiB.
+/// So many names at most, of a hundred bytes at most: an object's annotations may have 256 KiB.
 const NAMES: usize = 1_000;
 
 /// Proof, at any moment, that this process leads. Cheap to ask and to clone.
@@ -44,8 +44,14 @@ pub struct Leader {
     start: Instant,
     /// Milliseconds from `start` until which this process may act.
     until_ms: Arc<AtomicU64>,
-    /// When each was last asked for.
-    let_go: Arc<watch::Sender<BTreeMap<String, Instant>>>,
+    /// What agents are told to let go.
+    let_go: Arc<watch::Sender<BTreeMap<String, Asked>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Asked {
+    first: Instant,
+    last: Instant,
 }
 
 impl Leader {
@@ -58,20 +64,34 @@ impl Leader {
         self.start.elapsed() < Duration::from_millis(self.until_ms.load(Ordering::Acquire))
     }
 
-    /// Tells all agents at once to let go what this names, by one write: the Lease is renewed now.
-    pub fn let_go(&self, what: String) {
+    /// Tells all agents at once to let go what this names, by one write for all that are named by then: the Lease is
+    /// renewed now. Returns when it was first asked for, within the time that it is named; `None`: there is no room.
+    pub fn let_go(&self, what: String) -> Option<Instant> {
         let now = Instant::now();
+        let mut first = None;
         self.let_go.send_if_modified(|named| {
-            named.retain(|_, asked| now.duration_since(*asked) < NAMED);
-            named.len() < NAMES && named.insert(what, now).is_none()
+            named.retain(|_, asked| now.duration_since(asked.last) < NAMED);
+            if let Some(asked) = named.get_mut(&what) {
+                asked.last = now;
+                first = Some(asked.first);
+                return false;
+            }
+            let has_room = named.len() < NAMES;
+            if has_room {
+                named.insert(what, Asked { first: now, last: now });
+                first = Some(now);
+            }
+            has_room
         });
+        first
     }
 
     fn named(&self) -> Option<String> {
         let named = self.let_go.borrow();
-        let current = named.iter().filter(|(_, asked)| asked.elapsed() < NAMED);
+        let current = named.iter().filter(|(_, asked)| asked.last.elapsed() < NAMED);
         let names: Vec<&str> = current.map(|(what, _)| what.as_str()).collect();
-        (!names.is_empty()).then(|| names.join(" "))
+        // A list of strings is always JSON.
+        (!names.is_empty()).then(|| serde_json::to_string(&names).unwrap_or_default())
     }
 
     fn extend(&self, renewed: Instant) {
@@ -196,7 +216,11 @@ async fn take(api: &Api<Lease>, identity: &str, old: Option<Lease>) -> Result<He
             let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
             ask(api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) })).await?
         }
-        Some(old) => ask(api.replace(LEASE, &PostParams::default(), &Lease { spec: Some(spec), ..old })).await?,
+        Some(mut old) => {
+            // What the one before let go is over, or is asked for again.
+            old.metadata.annotations.get_or_insert_default().remove(ANNOTATION_LET_GO);
+            ask(api.replace(LEASE, &PostParams::default(), &Lease { spec: Some(spec), ..old })).await?
+        }
     };
     let leader = Leader::new(asked);
     leader.extend(asked);

@@ -186,8 +186,9 @@ impl<S: Surroundings> ClusterWorld<S> {
 
     /// Lets go all that an experiment holds by one write, and waits a moment for this order to end by it.
     async fn let_go(&self, experiment: &str, order: &str) -> bool {
-        self.leader.let_go(InjectionSpec::held_for(&self.id.uid, experiment));
-        tokio::time::timeout(LET_GO, self.surroundings.until_over(order)).await.unwrap_or(false)
+        let Some(first) = self.leader.let_go(InjectionSpec::held_for(&self.id.uid, experiment)) else { return false };
+        // Of many orders all wait together, and of one that is asked for again and again only the first time.
+        tokio::time::timeout_at((first + LET_GO).into(), self.surroundings.until_over(order)).await.unwrap_or(false)
     }
 
     fn lead(&self) -> Result<(), Trouble> {

@@ -254,7 +254,7 @@ fn arm(cx: &Context, planned: &Planned, state: &GameDayRunStatus, index: usize) 
                 let because = if why.is_empty() { String::new() } else { format!(" ({why})") };
                 let consent = if permission.group == permission::FAULTS {
                     format!(
-                        "; gameday allow {} --faults {} writes the role that grants it",
+                        "; gameday allow {} --service-account {account} --faults {} writes the role that grants it",
                         cx.run.id.namespace, permission.resource
                     )
                 } else {
@@ -355,10 +355,11 @@ fn in_force(cx: &Context, planned: &Planned, state: &mut GameDayRunStatus, index
     if let Some(why) = blind(cx, injected, out) {
         return begin_reverting(cx, status, Some(why), out);
     }
-    let lost = status.targets.iter().filter(|target| target.clean.is_none()).find_map(|target| {
-        fault::lost(&planned.kind, target, &cx.run.id.uid, cx.seen)
-            .map(|why| format!("target lost: {}: {why}", fault::id(target)))
-    });
+    let lost = status
+        .targets
+        .iter()
+        .filter(|target| target.clean.is_none())
+        .find_map(|target| fault::lost(&planned.kind, target, &cx.run.id.uid, cx.seen, cx.now));
     if let Some(why) = lost {
         return begin_reverting(cx, status, Some(why), out);
     }
@@ -446,7 +447,7 @@ fn look(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, out: &mu
                     .is_none()
                     .then(|| Proof { at: cx.now, what: "the pod is gone, and nothing else was changed".to_owned() });
             }
-            Bite::NotYet(what) | Bite::Lost(what) => {
+            Bite::NotYet(what) | Bite::Lost(what) | Bite::Refused(what) => {
                 let problem = match cx.seen.outcomes.get(&target.uid) {
                     Some(Performed { reverting: false, outcome: Outcome::Refused(why), at: _ }) => format!("refused: {why}"),
                     Some(Performed { reverting: false, outcome: Outcome::Failed(why), at: _ }) => format!("{what}; {why}"),
@@ -606,6 +607,13 @@ fn look_clean(cx: &Context, planned: &Planned, status: &mut ExperimentStatus, si
         if let Some(what) = fault::clean(&planned.kind, target, &cx.run.id.uid, cx.seen, settled) {
             target.problem = None;
             target.clean = Some(Proof { at: cx.now, what });
+            // What was measured has grown while it was held.
+            if planned.kind.held().is_some()
+                && let Bite::Yes(what) = fault::bite(&planned.kind, target, &cx.run.id.uid, cx.seen)
+                && let Some(bite) = &mut target.bite
+            {
+                bite.what = what;
+            }
             continue;
         }
         if let Some(Performed { reverting: true, outcome: Outcome::Refused(why) | Outcome::Failed(why), at: _ }) =

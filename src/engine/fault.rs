@@ -204,6 +204,8 @@ pub enum Bite {
     NotYet(String),
     /// It cannot any more: the target is gone, or somebody else changed it.
     Lost(String),
+    /// Its node did nothing.
+    Refused(String),
 }
 
 pub fn bite(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation) -> Bite {
@@ -244,12 +246,19 @@ fn scaled(target: &TargetStatus, run_uid: &str, workload: &WorkloadSeen) -> Bite
     }
 }
 
-/// Whether a fault that has bitten is still in effect; if not, what happened.
-pub fn lost(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation) -> Option<String> {
+/// Whether a fault that was ordered is still in effect, or may still come to be; if not, what happened.
+pub fn lost(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation, now: Timestamp) -> Option<String> {
+    let who = id(target);
+    if let Kind::Hold(held) = kind
+        && let Some(why) = held::ended_early(held, target, run_uid, seen, now)
+    {
+        return Some(format!("target lost: {who}: {why}"));
+    }
     match bite(kind, target, run_uid, seen) {
-        Bite::Lost(why) => Some(why),
+        Bite::Lost(why) => Some(format!("target lost: {who}: {why}")),
+        Bite::Refused(why) => Some(format!("refused on the node: {who}: {why}")),
         Bite::NotYet(_) if target.bite.is_some() && taken_off(target, seen) => {
-            Some("somebody else took the fault off".to_owned())
+            Some(format!("target lost: {who}: somebody else took the fault off"))
         }
         Bite::Yes(_) | Bite::NotYet(_) => None,
     }

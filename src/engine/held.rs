@@ -10,7 +10,7 @@ use super::admit::{Held, Plan};
 use super::fault::{Bite, Candidate};
 use super::problem::Problems;
 use super::select;
-use super::{AgentSeen, InjectionSeen, Observation};
+use super::{AgentSeen, InjectionSeen, Observation, limits};
 
 /// The holder refuses a shorter length; a late order is still one that ends by itself.
 const HOLD_MIN: Duration = Duration::from_millis(1_000);
@@ -205,8 +205,19 @@ pub fn bite(held: &Held, target: &TargetStatus, run_uid: &str, seen: &Observatio
             None => Bite::NotYet(format!("in force, and not bitten yet: {why}")),
         },
         InjectionPhase::Lost => Bite::Lost(why),
-        InjectionPhase::Refused => Bite::Lost(format!("refused on the node: {why}")),
+        InjectionPhase::Refused => Bite::Refused(why),
     }
+}
+
+/// Why a fault is not in force any more though its time is not over: its order has ended as one that was told to, and this
+/// run's record does not say so.
+pub fn ended_early(held: &Held, target: &TargetStatus, run_uid: &str, seen: &Observation, now: Timestamp) -> Option<String> {
+    let injection = injection(held, target, run_uid, seen)?;
+    let is_early = now + limits::RETRY.as_signed() < target.latest_end;
+    // A kill is done at once.
+    let lasts = held.kind != FaultKind::ContainerKill;
+    (lasts && is_early && injection.phase == InjectionPhase::Cleared)
+        .then(|| format!("it ended before its time: {}", injection.why.as_deref().unwrap_or("no reason given")))
 }
 
 /// Only the node can say so.

@@ -331,7 +331,7 @@ fn a_missing_right_is_refused_by_name() {
     assert_eq!(
         run.status.experiments[0].why.as_deref(),
         Some(
-            "nothing was touched: refused: the service account default may not inject podKill.faults.gameday.dev; gameday allow shop --faults podKill writes the role that grants it"
+            "nothing was touched: refused: the service account default may not inject podKill.faults.gameday.dev; gameday allow shop --service-account default --faults podKill writes the role that grants it"
         )
     );
     assert_eq!(run.status.conditions[0].reason, "Refused");
@@ -434,6 +434,8 @@ fn what_a_node_says_of_its_order_is_what_counts() {
         (Some(seen_as(InjectionPhase::Lost, None, None)), ExperimentPhase::Reverting),
         (Some(seen_as(InjectionPhase::Lost, Some("7"), Some("gone"))), ExperimentPhase::Judged),
         (Some(seen_as(InjectionPhase::Refused, None, None)), ExperimentPhase::Judged),
+        // Nobody of this run has told it to end.
+        (Some(seen_as(InjectionPhase::Cleared, Some("7"), None)), ExperimentPhase::Reverting),
     ];
     for (injection, phase) in cases {
         let (mut run, _) = armed(|_| {});

@@ -40,7 +40,7 @@ pub use order::{
     Memory, Order, Pause, PauseScope, Processes,
 };
 
-pub use target::first_of;
+pub use target::{first_of, is_in_container};
 
 use frame::Report;
 use leash::Orders;

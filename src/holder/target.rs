@@ -138,12 +138,17 @@ fn first_process(id: &str) -> io::Result<Option<i32>> {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // What cannot be read has ended meanwhile.
         let Ok(cgroups) = read_to_string(format!("/proc/{pid}/cgroup")) else { continue };
-        let is_in = |membership: &Membership| cgroup::container_id(&membership.path).is_some_and(|found| found.starts_with(id));
-        if cgroup::parse(&cgroups).iter().any(is_in) {
+        if is_in_container(&cgroups, id) {
             found.push(pid);
         }
     }
     Ok(first_of(found))
+}
+
+/// Whether this, as `/proc/PID/cgroup` has it, is a process of a container whose id begins so.
+pub fn is_in_container(cgroups: &str, id: &str) -> bool {
+    let of = |membership: &Membership| cgroup::container_id(&membership.path).is_some_and(|found| found.starts_with(id));
+    cgroup::parse(cgroups).iter().any(of)
 }
 
 /// Of a container's processes the first: the init of its pid namespace, else the oldest.

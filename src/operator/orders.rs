@@ -124,8 +124,6 @@ async fn follow_container(desk: &Desk, order: &Injection) {
 }
 
 async fn revise(desk: &Desk, order: &Injection, revision: &Revision) -> Result<(), String> {
-    if !desk.leader.is_valid() {
-        return Ok(());
-    }
-    injections::revise(&desk.client, order, revision).await.map_err(|error| error.in_words())
+    let may_act = || desk.leader.is_valid();
+    injections::revise(&desk.client, order, revision, &may_act).await.map_err(|error| error.in_words())
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use gameday::api::{GameDayRun, Injection};
+use gameday::api::{Cord, CordSpec, GameDayRun, Injection};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -244,10 +244,10 @@ async fn many(client: &Client, by: &str) {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let ordered = match by {
             "cord" => {
+                let cords: Api<Cord> = Api::all(client.clone());
+                let spec = CordSpec { reason: "measured".to_owned(), by: None, namespaces: Vec::new() };
                 let now = Instant::now();
-                apply(
-                    r#"{"apiVersion": "gameday.dev/v1alpha1", "kind": "Cord", "metadata": {"name": "bench"}, "spec": {"reason": "measured"}}"#,
-                );
+                cords.create(&PostParams::default(), &Cord::new("bench", spec)).await.expect("pulled");
                 now
             }
             _ => {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::bite::Bite;
-use super::order::NetworkOrder;
+use super::order::{Effect, NetworkOrder};
 use super::{Failure, left_over, open};
 use crate::holder::event::{self, Clean};
 use crate::holder::frame::{Ground, Hold, Lost, Refusal};
@@ -124,7 +124,7 @@ impl Hold for NetworkHold {
 
     fn bite(&mut self) -> event::Bite {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let said = say(&self.told, &now);
+        let said = say(&self.order, &self.told, &now);
         self.told = now;
         said
     }
@@ -155,17 +155,13 @@ fn enter(target: &OwnedFd) -> Result<(), Refusal> {
         .map_err(|error| Refusal::new(format!("network: the target's network namespace cannot be entered: {error}")))
 }
 
-/// What happened since the last time.
-fn say(before: &Bite, now: &Bite) -> event::Bite {
+/// Whether anything happened since the last time, in figures, and in words what happened in all.
+fn say(order: &NetworkOrder, before: &Bite, now: &Bite) -> event::Bite {
     let since = |count: fn(&Bite) -> u64| count(now).saturating_sub(count(before));
     let (seen, hit, reset) = (since(|bite| bite.seen), since(|bite| bite.hit), since(|bite| bite.reset));
     let bit = hit > 0 || reset > 0;
     let late = now.late_us.map_or(0.0, |late| late.p99);
-    let says = if bit {
-        format!("{hit} of {seen} packets hit; in all {} delayed, {} lost", now.delayed, now.lost)
-    } else {
-        format!("no packet matched; {seen} seen")
-    };
+    let says = if bit { in_all(order, now) } else { format!("no packet matched; {seen} seen") };
     event::Bite::new(
         bit,
         says,
@@ -179,4 +175,42 @@ fn say(before: &Bite, now: &Bite) -> event::Bite {
             ("late_p99_us", late),
         ],
     )
+}
+
+fn in_all(order: &NetworkOrder, now: &Bite) -> String {
+    let hit = format!("{} of {} packets", now.hit, now.seen);
+    if order.effect == Effect::Partition {
+        return format!("{hit} dropped, {} connections reset", now.reset);
+    }
+    let done = [
+        (now.delayed, "delayed"),
+        (now.waiting, "waiting"),
+        (now.lost, "lost"),
+        (now.overflowed, "dropped for the rate"),
+        (now.duplicated, "duplicated"),
+        (now.corrupted, "corrupted"),
+        (now.reordered, "let go out of order"),
+    ];
+    let done: Vec<String> =
+        done.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if done.is_empty() { format!("{hit} hit") } else { format!("{hit} hit: {}", done.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_is_said_of_the_whole_and_without_zeros() {
+        let order: NetworkOrder = serde_json::from_str(ORDER).unwrap();
+        let before = Bite { seen: 90, hit: 30, delayed: 29, waiting: 1, ..Bite::default() };
+        let now = Bite { seen: 100, hit: 40, delayed: 36, waiting: 3, lost: 1, ..Bite::default() };
+        assert_eq!(say(&order, &before, &now).says, "40 of 100 packets hit: 36 delayed, 3 waiting, 1 lost");
+        let quiet = say(&order, &now, &Bite { seen: 110, ..now.clone() });
+        assert_eq!((quiet.bit, quiet.says.as_str()), (false, "no packet matched; 10 seen"));
+        let partition = NetworkOrder { effect: Effect::Partition, ..order };
+        assert_eq!(say(&partition, &before, &now).says, "40 of 100 packets dropped, 0 connections reset");
+    }
+
+    const ORDER: &str = r#"{"direction": "In", "effect": {"shape": {}}, "to": [{}]}"#;
 }
