@@ -2,7 +2,8 @@
 //!
 //!     cargo bench --bench network [part ...]      as root
 //!
-//! Parts: delay, egress, tcp, accuracy, end. All of them take about four minutes.
+//! Parts: delay, egress, tcp, accuracy, end. All of them take about five minutes. Where TOXIPROXY names its server,
+//! tcp measures that too.
 
 #[path = "../holder/wire.rs"]
 #[allow(dead_code, reason = "tests and benchmark share it, and each uses a part")]
@@ -149,8 +150,15 @@ fn delay(wire: &Wire, direction: Direction) {
 fn throughput(wire: &Wire, into_target: bool) -> f64 {
     let (sender, receiver, address) =
         if into_target { (End::Peer, End::Target, TARGET) } else { (End::Target, End::Peer, wire::PEER) };
+    let (address, server) = sink(wire, receiver, address);
+    pour(wire, sender, address);
+    server.join().unwrap()
+}
+
+/// Takes in one connection; says in the end how many megabits a second came.
+fn sink(wire: &Wire, end: End, address: &'static str) -> (SocketAddr, JoinHandle<f64>) {
     let (bound, port) = mpsc::channel();
-    let server = wire.at(receiver, move || {
+    let server = wire.at(end, move || {
         let listener = TcpListener::bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
         bound.send(listener.local_addr().unwrap()).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
@@ -172,8 +180,11 @@ fn throughput(wire: &Wire, into_target: bool) -> f64 {
         let seconds = counted_from.unwrap().elapsed().as_secs_f64();
         (bytes - counted) as f64 * 8.0 / seconds / 1e6
     });
-    let address = port.recv().unwrap();
-    let client = wire.at(sender, move || {
+    (port.recv().unwrap(), server)
+}
+
+fn pour(wire: &Wire, end: End, address: SocketAddr) {
+    let client = wire.at(end, move || {
         let mut stream = TcpStream::connect(address).unwrap();
         let bytes = vec![0x5a; 256 << 10];
         let began = Instant::now();
@@ -182,7 +193,64 @@ fn throughput(wire: &Wire, into_target: bool) -> f64 {
         }
     });
     client.join().unwrap();
-    server.join().unwrap()
+}
+
+/// A peer: a proxy beside the target, which ends each connection and begins another. Killed when it is dropped.
+struct Toxiproxy {
+    child: Child,
+}
+
+/// Where it listens: for orders, and for connections.
+const TOXIPROXY_API: u16 = 8474;
+const TOXIPROXY: u16 = 8475;
+
+impl Toxiproxy {
+    fn start(wire: &Wire, program: String) -> Self {
+        let api = TOXIPROXY_API.to_string();
+        let start = move || {
+            Command::new(program).args(["-host", TARGET, "-port", &api]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        };
+        let child = wire.at(End::Target, start).join().unwrap().expect("toxiproxy starts");
+        Toxiproxy { child }
+    }
+
+    fn post(&self, wire: &Wire, path: &str, body: &str) {
+        let request =
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let ask = move || {
+            let began = Instant::now();
+            let mut stream = loop {
+                match TcpStream::connect((TARGET, TOXIPROXY_API)) {
+                    Ok(stream) => break stream,
+                    Err(error) => assert!(began.elapsed() < Duration::from_secs(5), "toxiproxy: {error}"),
+                }
+            };
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+        };
+        wire.at(End::Target, ask).join().unwrap();
+    }
+
+    /// Into the target, through it, with this latency.
+    fn throughput(wire: &Wire, program: &str, delay_ms: u64) -> f64 {
+        let proxy = Toxiproxy::start(wire, program.to_owned());
+        let (upstream, server) = sink(wire, End::Target, TARGET);
+        proxy.post(wire, "/proxies", &format!(r#"{{"name": "p", "listen": "{TARGET}:{TOXIPROXY}", "upstream": "{upstream}"}}"#));
+        let toxic = format!(r#"{{"type": "latency", "stream": "upstream", "attributes": {{"latency": {delay_ms}}}}}"#);
+        proxy.post(wire, "/proxies/p/toxics", &toxic);
+        pour(wire, End::Peer, SocketAddr::new(TARGET.parse().unwrap(), TOXIPROXY));
+        server.join().unwrap()
+    }
+}
+
+impl Drop for Toxiproxy {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("toxiproxy was not killed: {error}");
+        }
+    }
 }
 
 fn tcp(wire: &Wire) {
@@ -195,6 +263,15 @@ fn tcp(wire: &Wire) {
             held.stop();
             println!("delay {delay_ms:>3} ms {direction:?}: into the target {into:.0}, out of it {out:.0}");
         }
+    }
+    match std::env::var("TOXIPROXY") {
+        Ok(program) => {
+            for delay_ms in [0, 1, 10, 100] {
+                let into = Toxiproxy::throughput(wire, &program, delay_ms);
+                println!("toxiproxy, delay {delay_ms:>3} ms: into the target {into:.0}");
+            }
+        }
+        Err(_) => println!("TOXIPROXY names no toxiproxy-server: it was not measured"),
     }
     for direction in [Direction::In, Direction::Out] {
         let held = Held::hold(wire, shape(direction, Shape { rate_bits_per_s: Some(1_000_000_000_000), ..Shape::default() }));
