@@ -263,9 +263,8 @@ impl Agent {
                 }
             }
             Change::Gone(gone) => {
-                let name = gone.name_any();
                 self.orders.remove(gone.uid().as_deref().unwrap_or_default());
-                self.end(&name, "its order was deleted");
+                self.end_deleted(&gone.name_any());
             }
             Change::Only(uids) => {
                 let gone: Vec<Injection> = {
@@ -275,7 +274,7 @@ impl Agent {
                     gone.into_values().collect()
                 };
                 for gone in gone {
-                    self.end(&gone.name_any(), "its order was deleted");
+                    self.end_deleted(&gone.name_any());
                 }
             }
         }
@@ -336,6 +335,9 @@ impl Agent {
         let name = order.name_any();
         let spec = &order.spec;
         if self.holds.contains_key(&name) {
+            if order.is_over() {
+                return self.end(&name, "another agent of this node has said that it is over");
+            }
             return self.follow_hold(&name, spec);
         }
         let recorded = order.status.clone().unwrap_or_default();
@@ -507,6 +509,13 @@ impl Agent {
             if hold.between.is_some() {
                 self.finish(name, InjectionPhase::Lost, CONTAINER_GONE.to_owned(), Some(without_container()));
             }
+        }
+    }
+
+    fn end_deleted(&mut self, name: &str) {
+        self.end(name, "its order was deleted");
+        if !self.holds.contains_key(name) {
+            self.statuses.forget(name);
         }
     }
 

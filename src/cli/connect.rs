@@ -4,8 +4,12 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
+use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::response::Status;
 use kube::{Client, Config};
+
+use crate::api::GameDayRun;
 
 use super::{Cluster, Failure};
 
@@ -55,6 +59,26 @@ impl Connection {
     pub fn namespace<'a>(&'a self, of_file: Option<&'a str>) -> &'a str {
         self.asked.as_deref().or(of_file).unwrap_or(&self.default)
     }
+}
+
+/// A run by its name. One that is not there is told with where it was looked for.
+pub async fn find_run(client: &Client, namespace: &str, name: &str) -> Result<GameDayRun, Failure> {
+    let runs: Api<GameDayRun> = Api::namespaced(client.clone(), namespace);
+    let found = ask(async {
+        match runs.get(name).await {
+            Ok(run) => Ok(Some(run)),
+            // Not where the cluster does not know of runs at all.
+            Err(kube::Error::Api(status)) if status.code == 404 && names(&status, name) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    let missing =
+        || Failure::invalid(format!("no run {name} in namespace {namespace}: gameday -n {namespace} runs lists those there are"));
+    found.await?.ok_or_else(missing)
+}
+
+fn names(status: &Status, name: &str) -> bool {
+    status.details.as_ref().is_some_and(|details| details.name == name)
 }
 
 /// Waits for an answer, but not for ever.

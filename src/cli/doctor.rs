@@ -74,7 +74,7 @@ fn said(lease: &Lease) -> Vec<String> {
     }
     said.extend(cannot.into_iter().map(|(fault, why)| format!("not {fault}: {why}")));
     if !untried.is_empty() {
-        said.push(format!("not tried: {}", untried.join(", ")));
+        said.push(format!("not tried yet, because no run has needed them there: {}", untried.join(", ")));
     }
     said
 }

@@ -90,7 +90,15 @@ impl Reading {
         let admitted = readable.as_ref().map(|game_day| engine::admit::admit(&game_day.spec));
         if let Some(Err(problems)) = &admitted {
             let misshapen: Vec<&str> = misshapen(&misfits).map(|misfit| misfit.path.as_str()).collect();
-            let own = problems.0.iter().filter(|problem| !misshapen.iter().any(|path| touch(path, &problem.path)));
+            // What is missing is probably what was misspelt.
+            let misspelt: Vec<&str> = misfits
+                .iter()
+                .filter(|misfit| misfit.kind == MisfitKind::Unknown)
+                .filter_map(|misfit| Some(misfit.path.rsplit_once('.')?.0))
+                .collect();
+            let own = problems.0.iter().filter(|problem| {
+                !misshapen.iter().any(|path| touch(path, &problem.path)) && !misspelt.contains(&problem.path.as_str())
+            });
             said.extend(own.map(|problem| (problem.path.clone(), problem.message.clone())));
         }
         self.envelope(document);

@@ -12,7 +12,7 @@ use crate::api::{Approval, Duration, GameDayRun, GateAnswer, Note as Noted, Peop
 
 use crate::cluster::client;
 
-use super::connect::{Connection, ask};
+use super::connect::{Connection, ask, find_run};
 use super::{Cluster, Exit, Failure, Output};
 
 /// Say yes, by name, to a run that a guardrail wants approved
@@ -140,7 +140,7 @@ async fn say(
     let by = by.ok_or_else(|| Failure::alone("the API server does not say who you are"))?;
     let runs: Api<GameDayRun> = Api::namespaced(client.clone(), connection.namespace(None));
     for _ in 0..TRIES {
-        let run = ask(runs.get(name)).await?;
+        let run = find_run(client, connection.namespace(None), name).await?;
         if run.is_finished() {
             return Err(Failure::alone(format!("{name} is finished already")));
         }

@@ -1,10 +1,9 @@
 use clap::{Args, ValueEnum};
-use kube::Api;
 
 use crate::api::GameDayRun;
 use crate::report;
 
-use super::connect::{Connection, ask};
+use super::connect::{Connection, find_run};
 use super::{Cluster, Exit, Failure, Output, run, source};
 
 /// Tell what happened in a run, and how that is known
@@ -41,9 +40,7 @@ impl Report {
             source::read_runs(&self.what)?
         } else {
             let connection = Connection::open(cluster).await?;
-            let namespace = connection.namespace(None).to_owned();
-            let api: Api<GameDayRun> = Api::namespaced(connection.client.clone(), &namespace);
-            vec![ask(api.get(&self.what)).await?]
+            vec![find_run(&connection.client, connection.namespace(None), &self.what).await?]
         };
         for run in &runs {
             output.text(&self.output.of(run))?;

@@ -210,28 +210,12 @@ fn name_of(value: &Value) -> &'static str {
     }
 }
 
-/// The word that was probably meant: at most a third of its letters differ, whatever their case.
+/// The word that was probably meant: at most a third of its letters differ or have changed places, whatever their case.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let distance = |other: &str| edits(&word, &other.to_lowercase());
+    let distance = |other: &str| strsim::osa_distance(&word, &other.to_lowercase());
     let near = known.iter().min_by_key(|other| distance(other))?;
     (distance(near) <= (near.chars().count() / 3).max(1)).then_some(near)
-}
-
-/// Letters to insert, drop or change to turn one word into the other (Wagner and Fischer).
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (line, letter) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (index, other) in to.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *other);
-            diagonal = row[index + 1];
-            row[index + 1] = changed.min(row[index] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
@@ -243,6 +227,7 @@ mod tests {
         let known = ["name", "targets", "fault", "hold", "after"];
         assert_eq!(nearest("target", &known), Some("targets"));
         assert_eq!(nearest("Hold", &known), Some("hold"));
+        assert_eq!(nearest("fualt", &known), Some("fault"));
         assert_eq!(nearest("foo", &known), None);
     }
 

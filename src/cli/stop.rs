@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::api::{Cord, CordSpec, GameDayRun, Stop as StopAsked};
 
-use super::connect::{Connection, ask};
+use super::connect::{Connection, ask, find_run};
 use super::{Cluster, Exit, Failure, Output};
 
 /// Stop a run, or pull the cord: everything in force is reverted
@@ -58,7 +58,7 @@ pub enum Stopped {
 /// Asks for a run's end.
 pub async fn stop_run(connection: &Connection, namespace: &str, name: &str, reason: &str) -> Result<Stopped, Failure> {
     let runs: Api<GameDayRun> = Api::namespaced(connection.client.clone(), namespace);
-    let run = ask(runs.get(name)).await?;
+    let run = find_run(&connection.client, namespace, name).await?;
     if run.is_finished() {
         return Ok(Stopped::Over);
     }
