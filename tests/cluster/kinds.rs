@@ -2,6 +2,7 @@
 //!
 //! `GAMEDAY_REPEAT=20` kills that often; once is what CI does.
 
+use std::cell::Cell;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -86,11 +87,23 @@ impl Kit {
     }
 
     async fn until_ready(&self) {
+        self.until_ready_for(Duration::ZERO).await;
+    }
+
+    /// Until every target has been ready for so long.
+    async fn until_ready_for(&self, length: Duration) {
         let deployments = self.lab.deployments();
+        let since = Cell::new(None);
         eventually("every target is ready", PATIENCE, async || {
             let found = deployments.list(&ListParams::default()).await.ok()?;
             let ready = found.iter().filter(|found| found.status.as_ref().is_some_and(|status| status.ready_replicas == Some(1)));
-            (ready.count() == KINDS.len()).then_some(())
+            if ready.count() < KINDS.len() {
+                since.set(None);
+                return None;
+            }
+            let first = since.get().unwrap_or_else(Instant::now);
+            since.set(Some(first));
+            (first.elapsed() >= length).then_some(())
         })
         .await;
     }
@@ -380,6 +393,8 @@ fn without_kubelets_every_kind_ends_when_it_is_told_to() {
             drop(killed);
             assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
             kit.sweep().await;
+            // A kubelet that was started anew calls its pods unready for a moment, some seconds later.
+            kit.until_ready_for(Duration::from_secs(5)).await;
         }
         say("kubelets killed", took);
     });
