@@ -1,6 +1,7 @@
 //! Every kind of fault that a node holds: it bites, it ends with whatever dies, and a sweep of the nodes finds nothing.
 //!
-//! `GAMEDAY_REPEAT=20` kills that often; once is what CI does.
+//! `GAMEDAY_REPEAT=20` kills that often; once is what CI does. `GAMEDAY_OUTAGE=120` leaves the API server stopped for so
+//! many seconds, though all has ended before.
 
 use std::cell::Cell;
 use std::process::{Command, Stdio};
@@ -233,8 +234,12 @@ fn say(what: &str, mut took: Vec<Duration>) {
     );
 }
 
-fn repeat() -> u32 {
-    std::env::var("GAMEDAY_REPEAT").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+fn repeat() -> u64 {
+    from_env("GAMEDAY_REPEAT", 1)
+}
+
+fn from_env(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |number| number.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// Kills something while all are held, again and again, and says how long the last fault took to go.
@@ -327,6 +332,9 @@ fn without_an_api_server_every_kind_ends_within_half_a_minute() {
             kit.hold("5m").await;
             let stopped = ApiServer::stopped();
             took.push(kit.until_gone(Duration::from_secs(30)).await);
+            let outage = Duration::from_secs(from_env("GAMEDAY_OUTAGE", 0));
+            tokio::time::sleep(outage.saturating_sub(took[took.len() - 1])).await;
+            assert_eq!(holders(), Vec::<i32>::new(), "nothing begins again meanwhile");
             drop(stopped);
             // An operator that cannot keep its lease ends; as a pod it would be started anew.
             kit.operator = kit.lab.operator(&format!("next-{time}"));
