@@ -372,6 +372,8 @@ impl Drop for Kubelet {
             std::fs::OpenOptions::new().append(true).open(format!("{lab}/logs/{}-kubelet.log", self.node)).expect("its log");
         // Its neighbour has the node's network.
         let network = format!("--net=/proc/{}/ns/net", lab_pid(&format!("{}-containerd", self.node)));
+        let made = || std::fs::metadata(DEVICES).and_then(|socket| socket.modified()).ok();
+        let before = made();
         let child = Command::new("setsid")
             .arg("nsenter")
             .arg(network)
@@ -383,8 +385,16 @@ impl Drop for Kubelet {
             .spawn()
             .expect("the kubelet starts");
         std::fs::write(format!("{lab}/logs/{}-kubelet.pid", self.node), format!("{}\n", child.id())).expect("its pid is written");
+        // Not while it makes its socket anew may the next do so: it would end.
+        let began = Instant::now();
+        while made() == before && began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
+
+/// All kubelets of this machine share it.
+const DEVICES: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
 
 #[test]
 fn without_kubelets_every_kind_ends_when_it_is_told_to() {
