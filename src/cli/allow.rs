@@ -58,7 +58,7 @@ impl Allow {
             manifest("Role", json!({"name": format!("gameday-faults-{service_account}"), "namespace": namespace}), &pods)?;
         }
         if !nodes.is_empty() {
-            manifest("ClusterRole", json!({"name": format!("gameday-faults-{namespace}-{service_account}")}), &nodes)?;
+            manifest("ClusterRole", json!({"name": format!("gameday-faults:{namespace}:{service_account}")}), &nodes)?;
         }
         Ok(Exit::Passed)
     }

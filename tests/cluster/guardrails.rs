@@ -470,9 +470,7 @@ fn the_matrix_of_accounts_faults_and_namespaces() {
             let manifests =
                 gameday(&["allow", &namespaces[*namespace], "--faults", &faults.join(","), "--service-account", account]);
             assert!(manifests.status.success(), "{}", text(&manifests));
-            // Two accounts of a namespace would share a role's name.
-            let manifests = String::from_utf8_lossy(&manifests.stdout).replace("gameday-faults", &format!("faults-{account}"));
-            kubectl_apply(&manifests);
+            kubectl_apply(&String::from_utf8_lossy(&manifests.stdout));
         }
         let reviews: Api<SubjectAccessReview> = Api::all(lab.client.clone());
         let mut cells = 0;
@@ -498,7 +496,12 @@ fn the_matrix_of_accounts_faults_and_namespaces() {
         for namespace in &namespaces[1..] {
             kubectl(&["delete", "namespace", namespace, "--wait=false"]);
         }
-        kubectl(&["delete", "clusterrole,clusterrolebinding", "faults-bold-t-matrix", "faults-bold-t-matrix-two"]);
+        kubectl(&[
+            "delete",
+            "clusterrole,clusterrolebinding",
+            "gameday-faults:t-matrix:bold",
+            "gameday-faults:t-matrix-two:bold",
+        ]);
     });
 }
 
