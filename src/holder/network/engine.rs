@@ -30,10 +30,6 @@ const ROUNDS: usize = 4;
 /// Frames taken in before those that are due are let out.
 const FRAMES: usize = 256;
 const REPORT_NS: u64 = 1_000_000_000;
-/// In a wait so long a processor falls asleep, and takes some 0.1 ms to wake.
-const ASLEEP_NS: u64 = 2_000_000;
-/// The most that a timer is set early for that.
-const LEAD_MAX_NS: u64 = 250_000;
 /// An update is a line of JSON: ten thousand addresses of 45 characters, and some.
 const UPDATE_BYTES_MAX: usize = 1 << 20;
 
@@ -56,7 +52,6 @@ pub struct Engine {
     reset: u64,
     queue_by: Option<QueueBy>,
     real_time: bool,
-    wakes_late_ns: u64,
     began: u64,
 }
 
@@ -138,7 +133,6 @@ impl Engine {
             reset: 0,
             queue_by,
             real_time,
-            wakes_late_ns: 0,
             began: sys::now(),
         };
         engine.reset_connections().map_err(|refused| Refusal::kernel("resetting connections", refused.error))?;
@@ -195,7 +189,9 @@ impl Engine {
                 events(self.bite(false)?);
             }
             let until = if more { now } else { next.unwrap_or(report_at).min(report_at) };
-            let [_, _, stopped, updated] = self.wait(stop, updates, until)?;
+            let queue = self.queue.as_ref().map(|queue| queue.socket.fd().as_fd());
+            let tap = self.tap.as_ref().map(|tapped| tapped.tap.fd().as_fd());
+            let [_, _, stopped, updated] = sys::wait([queue, tap, Some(stop), updates], until)?;
             if stopped {
                 return Ok(());
             }
@@ -205,27 +201,6 @@ impl Engine {
                 updates = None;
             }
         }
-    }
-
-    /// Waits for packets, the end or an update, until `until`. A timer for it is set as much earlier as the last wakes
-    /// from such a sleep were late; what is left of the time is spent awake.
-    fn wait(&mut self, stop: BorrowedFd<'_>, updates: Option<BorrowedFd<'_>>, until: u64) -> io::Result<[bool; 4]> {
-        let queue = self.queue.as_ref().map(|queue| queue.socket.fd().as_fd());
-        let tap = self.tap.as_ref().map(|tapped| tapped.tap.fd().as_fd());
-        let files = [queue, tap, Some(stop), updates];
-        if until.saturating_sub(sys::now()) < ASLEEP_NS {
-            return sys::wait(files, until);
-        }
-        let asked = until - self.wakes_late_ns;
-        let mut woke = sys::wait(files, asked)?;
-        let late = sys::now().saturating_sub(asked);
-        if !woke.contains(&true) {
-            self.wakes_late_ns = (self.wakes_late_ns * 7 + late.min(LEAD_MAX_NS)) / 8;
-        }
-        while !woke.contains(&true) && sys::now() < until {
-            woke = sys::wait(files, 0)?;
-        }
-        Ok(woke)
     }
 
     /// Takes in packets that have come; true if there may be more. `pass` lets them go at once.
