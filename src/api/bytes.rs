@@ -2,7 +2,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::says;
@@ -67,26 +66,14 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
-impl JsonSchema for Bytes {
-    fn schema_name() -> Cow<'static, str> {
-        "Bytes".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "x-kubernetes-int-or-string": true,
-            "maxLength": 15,
-            "x-kubernetes-validations": [{
-                "rule": "string(self).matches('^([1-9][0-9]{0,14}|[1-9][0-9]{0,10}Ki|[1-9][0-9]{0,7}Mi|[1-9][0-9]{0,4}Gi|[1-9][0-9]{0,1}Ti)$')",
-                "message": says::BYTES,
-            }],
-        })
-    }
-}
+small_schema!(Bytes, {
+    "x-kubernetes-int-or-string": true,
+    "maxLength": 15,
+    "x-kubernetes-validations": [{
+        "rule": "string(self).matches('^([1-9][0-9]{0,14}|[1-9][0-9]{0,10}Ki|[1-9][0-9]{0,7}Mi|[1-9][0-9]{0,4}Gi|[1-9][0-9]{0,1}Ti)$')",
+        "message": says::BYTES,
+    }],
+});
 
 #[cfg(test)]
 mod tests {

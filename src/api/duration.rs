@@ -1,7 +1,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::says;
@@ -107,26 +106,14 @@ impl<'de> Deserialize<'de> for Duration {
     }
 }
 
-impl JsonSchema for Duration {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Duration".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "maxLength": 24,
-            "x-kubernetes-validations": [{
-                "rule": "size(self) > 0 && self.matches('^([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?([0-9]{1,7}ms)?$')",
-                "message": says::DURATION,
-            }],
-        })
-    }
-}
+small_schema!(Duration, {
+    "type": "string",
+    "maxLength": 24,
+    "x-kubernetes-validations": [{
+        "rule": "size(self) > 0 && self.matches('^([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?([0-9]{1,7}ms)?$')",
+        "message": says::DURATION,
+    }],
+});
 
 #[cfg(test)]
 mod tests {

@@ -299,16 +299,4 @@ pub enum ConditionStatus {
 /// The schema of a moment: RFC 3339, as everywhere in Kubernetes.
 pub(super) struct Moment;
 
-impl JsonSchema for Moment {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Moment".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "format": "date-time"})
-    }
-}
+small_schema!(Moment, {"type": "string", "format": "date-time"});

@@ -2,7 +2,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::gameday::Moment;
@@ -369,26 +369,14 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
-impl JsonSchema for Value {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Value".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "x-kubernetes-int-or-string": true,
-            "maxLength": 24,
-            "x-kubernetes-validations": [{
-                "rule": "type(self) == int || (size(string(self)) > 0 && string(self).matches('^([0-9]+|([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?([0-9]{1,7}ms)?)$'))",
-                "message": says::VALUE,
-            }],
-        })
-    }
-}
+small_schema!(Value, {
+    "x-kubernetes-int-or-string": true,
+    "maxLength": 24,
+    "x-kubernetes-validations": [{
+        "rule": "type(self) == int || (size(string(self)) > 0 && string(self).matches('^([0-9]+|([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?([0-9]{1,7}ms)?)$'))",
+        "message": says::VALUE,
+    }],
+});
 
 /// What no fault hits. `kube-system` and the operator's own namespaces are protected always.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -4,6 +4,9 @@
 //! `gameday check` says it with a line and a column) and by the schema's CEL rules (so that the API server
 //! says the same). Nothing here reads a clock, a network or a file.
 
+#[macro_use]
+mod small;
+
 mod bytes;
 mod cord;
 mod duration;

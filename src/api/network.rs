@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use kube::KubeSchema;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Duration, Percent, Selector, says};
@@ -164,22 +164,10 @@ impl<'de> Deserialize<'de> for Chance {
     }
 }
 
-impl JsonSchema for Chance {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Chance".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "number",
-            "x-kubernetes-validations": [{"rule": "self > 0.0 && self <= 100.0", "message": says::CHANCE}],
-        })
-    }
-}
+small_schema!(Chance, {
+    "type": "number",
+    "x-kubernetes-validations": [{"rule": "self > 0.0 && self <= 100.0", "message": says::CHANCE}],
+});
 
 /// Bits a second, written `500kbit`, `10Mbit`, `1Gbit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -285,7 +273,7 @@ impl fmt::Display for Cidr {
 
 /// Values that are written as text: read by `FromStr`, written by `Display`, checked by the API server with a rule.
 macro_rules! written_as_text {
-    ($name:ident, $schema:expr) => {
+    ($name:ident, $schema:tt) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -298,38 +286,26 @@ macro_rules! written_as_text {
             }
         }
 
-        impl JsonSchema for $name {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                $schema
-            }
-        }
+        small_schema!($name, $schema);
     };
 }
 
 written_as_text!(
     Rate,
-    json_schema!({
+    {
         "type": "string",
         "maxLength": 10,
         "x-kubernetes-validations": [{"rule": "self.matches('^[1-9][0-9]{0,5}(bit|kbit|Mbit|Gbit)$')", "message": says::RATE}],
-    })
+    }
 );
 
 written_as_text!(
     Cidr,
-    json_schema!({
+    {
         "type": "string",
         "maxLength": 43,
         "x-kubernetes-validations": [{"rule": "isCIDR(self) || isIP(self)", "message": says::CIDR}],
-    })
+    }
 );
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::says;
@@ -47,22 +46,10 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
-impl JsonSchema for Percent {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Percent".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "integer",
-            "x-kubernetes-validations": [{"rule": "self >= 1 && self <= 100", "message": says::PERCENT}],
-        })
-    }
-}
+small_schema!(Percent, {
+    "type": "integer",
+    "x-kubernetes-validations": [{"rule": "self >= 1 && self <= 100", "message": says::PERCENT}],
+});
 
 #[cfg(test)]
 mod tests {

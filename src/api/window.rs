@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use jiff::civil;
 use kube::KubeSchema;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::says;
@@ -126,26 +126,14 @@ impl<'de> Deserialize<'de> for TimeOfDay {
     }
 }
 
-impl JsonSchema for TimeOfDay {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "TimeOfDay".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "maxLength": 5,
-            "x-kubernetes-validations": [{
-                "rule": "self.matches('^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$')",
-                "message": says::TIME_OF_DAY,
-            }],
-        })
-    }
-}
+small_schema!(TimeOfDay, {
+    "type": "string",
+    "maxLength": 5,
+    "x-kubernetes-validations": [{
+        "rule": "self.matches('^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$')",
+        "message": says::TIME_OF_DAY,
+    }],
+});
 
 /// A day of the calendar, `2026-12-24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,24 +175,12 @@ impl<'de> Deserialize<'de> for Date {
     }
 }
 
-impl JsonSchema for Date {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Date".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    // Not `format: date`: a rule would see a timestamp and could not bound its own cost.
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "maxLength": 10,
-            "x-kubernetes-validations": [{"rule": IS_A_DATE, "message": says::DATE}],
-        })
-    }
-}
+// Not `format: date`: a rule would see a timestamp and could not bound its own cost.
+small_schema!(Date, {
+    "type": "string",
+    "maxLength": 10,
+    "x-kubernetes-validations": [{"rule": IS_A_DATE, "message": says::DATE}],
+});
 
 /// With the short months and the leap years: what the API server lets through, the parser must read.
 const IS_A_DATE: &str = "self.matches('^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$') \
