@@ -1,4 +1,5 @@
-//! The life of one hold, from the order to its last word: what its holder says becomes its status.
+//! One hold: what its holder says becomes its status, and what is to be done next. What its order says is heeded by the
+//! agent.
 
 use std::time::{Duration, Instant};
 

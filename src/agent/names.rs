@@ -105,23 +105,18 @@ async fn ask_again(resolver: &TokioResolver, files: &Files, names: &[String], to
         }
         for name in names {
             let known = answers.entry(name.clone()).or_default();
-            let here = in_hosts(&hosts, name);
-            if !here.is_empty() {
-                for address in here {
-                    news |= known.len() < ADDRESSES_MAX && known.insert(address);
+            let mut found = in_hosts(&hosts, name);
+            if found.is_empty() {
+                match tokio::time::timeout(PATIENCE, resolver.lookup_ip(name.as_str())).await {
+                    Ok(Ok(answer)) => found.extend(answer.iter()),
+                    Ok(Err(error)) if first => return format!("{name} is not known in the DNS: {error}"),
+                    Err(_) if first => return format!("{name}: the DNS does not answer"),
+                    // What is known stays: the fault itself may be why there is no answer.
+                    Ok(Err(_)) | Err(_) => {}
                 }
-                continue;
             }
-            match tokio::time::timeout(PATIENCE, resolver.lookup_ip(name.as_str())).await {
-                Ok(Ok(found)) => {
-                    for address in found.iter() {
-                        news |= known.len() < ADDRESSES_MAX && known.insert(address);
-                    }
-                }
-                // What is known stays: the fault itself may be why there is no answer.
-                Ok(Err(error)) if first => return format!("{name} is not known in the DNS: {error}"),
-                Err(_) if first => return format!("{name}: the DNS does not answer"),
-                Ok(Err(_)) | Err(_) => {}
+            for address in found {
+                news |= known.len() < ADDRESSES_MAX && known.insert(address);
             }
         }
         if news {

@@ -132,12 +132,6 @@ impl Walk {
     }
 
     fn number(&mut self, number: &serde_json::Number, schema: &Schema, path: &str, place: &Option<Place>) {
-        if rule(schema) == Some(says::PERCENT) {
-            if number.as_i64().is_none_or(|value| Percent::new(value).is_err()) {
-                self.add(MisfitKind::Shape, path, place, format!("{}, not {number}", says::PERCENT));
-            }
-            return;
-        }
         if let Some(message) = unfit(schema, number.clone().into()) {
             return self.add(MisfitKind::Shape, path, place, message);
         }
@@ -186,6 +180,7 @@ fn unfit(schema: &Schema, value: Schema) -> Option<String> {
         says::CHANCE => no::<Chance>(&value),
         says::CIDR => no::<Cidr>(&value),
         says::DATE => no::<Date>(&value),
+        says::PERCENT => no::<Percent>(&value),
         says::RATE => no::<Rate>(&value),
         says::TIME_OF_DAY => no::<TimeOfDay>(&value),
         says::VALUE => no::<api::Value>(&value),

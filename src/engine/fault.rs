@@ -248,20 +248,16 @@ fn scaled(target: &TargetStatus, run_uid: &str, workload: &WorkloadSeen) -> Bite
 
 /// Whether a fault that was ordered is still in effect, or may still come to be; if not, what happened.
 pub fn lost(kind: &Kind, target: &TargetStatus, run_uid: &str, seen: &Observation, now: Timestamp) -> Option<String> {
-    let who = id(target);
-    if let Kind::Hold(held) = kind
-        && let Some(why) = held::ended_early(held, target, run_uid, seen, now)
-    {
-        return Some(format!("target lost: {who}: {why}"));
-    }
-    match bite(kind, target, run_uid, seen) {
-        Bite::Lost(why) => Some(format!("target lost: {who}: {why}")),
-        Bite::Refused(why) => Some(format!("refused on the node: {who}: {why}")),
-        Bite::NotYet(_) if target.bite.is_some() && taken_off(target, seen) => {
-            Some(format!("target lost: {who}: somebody else took the fault off"))
+    let early = kind.held().and_then(|held| held::ended_early(held, target, run_uid, seen, now));
+    let (what, why) = match (early, bite(kind, target, run_uid, seen)) {
+        (Some(why), _) | (None, Bite::Lost(why)) => ("target lost", why),
+        (None, Bite::Refused(why)) => ("refused on the node", why),
+        (None, Bite::NotYet(_)) if target.bite.is_some() && taken_off(target, seen) => {
+            ("target lost", "somebody else took the fault off".to_owned())
         }
-        Bite::Yes(_) | Bite::NotYet(_) => None,
-    }
+        (None, Bite::Yes(_) | Bite::NotYet(_)) => return None,
+    };
+    Some(format!("{what}: {}: {why}", id(target)))
 }
 
 /// Whether a held object does not carry our label any more.

@@ -42,7 +42,7 @@ pub struct Desk {
     pub board: Board,
     /// A run is gone: there may be something to sweep.
     pub litter: Notify,
-    /// Orders to nodes have.
+    /// Orders to nodes have changed.
     pub orders_changed: watch::Sender<()>,
     runs: Mutex<HashMap<String, Arc<SeenRun>>>,
     cords: Mutex<HashMap<String, Cord>>,
