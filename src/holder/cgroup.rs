@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open, openat};
@@ -70,16 +70,16 @@ impl Cgroup {
             (None, Some(membership)) if controller.is_in_v2() => (Version::V2, membership),
             (None, _) => return Err(Refusal::new(format!("this kernel counts no {named} by cgroup"))),
         };
-        let (path, is_root) = resolve(target.pid, version, membership).ok_or_else(|| {
+        let found = trees().find_map(|tree| Some((resolve(&tree, target.pid, version, membership)?, tree)));
+        let ((directory, is_root), tree) = found.ok_or_else(|| {
             Refusal::new(format!("the cgroup {} ({named}) of process {} is not visible here", membership.path, target.pid))
         })?;
         let mut levels = Vec::new();
-        for directory in levels_up(&path) {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let opened = open(directory, flags, Mode::empty());
-            levels.push(opened.map_err(|error| Refusal::new(format!("{}: {error}", directory.display())))?);
+        for level in levels_up(&directory) {
+            levels
+                .push(open_directory(level).map_err(|error| Refusal::new(format!("{}: {error}", tree.shown(level).display())))?);
         }
-        let cgroup = Cgroup { version, path, levels, is_root };
+        let cgroup = Cgroup { version, path: tree.shown(&directory), levels, is_root };
         if version == Version::V2 && !is_root && !cgroup.has(controller) {
             return Err(Refusal::new(format!("the controller {named} is not enabled in {}", cgroup.path.display())));
         }
@@ -181,20 +181,19 @@ pub fn check(controller: Controller) -> Result<(), String> {
     }
     let own = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
     let v1 = parse(&own).into_iter().find(|membership| membership.controllers.iter().any(|name| name == controller.name()));
-    let trees = std::iter::once(PathBuf::from(TREE)).chain(node_views());
-    let mut found = trees.flat_map(|tree| match &v1 {
-        Some(membership) => hierarchies(&tree, Version::V1, &membership.controllers),
-        None => hierarchies(&tree, Version::V2, &[]),
-    });
     let names = controller.name_in_v2();
-    let counts = |directory: PathBuf| match v1 {
+    let counts = |directory: &PathBuf| match v1 {
         Some(_) => directory.join("cgroup.procs").exists(),
         None => {
             let text = std::fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
             text.split_whitespace().any(|name| name == names)
         }
     };
-    if found.any(counts) { Ok(()) } else { Err(format!("no cgroup tree that counts {names} is visible here")) }
+    let found = trees().any(|tree| match &v1 {
+        Some(membership) => hierarchies(&tree, Version::V1, &membership.controllers).iter().any(counts),
+        None => hierarchies(&tree, Version::V2, &[]).iter().any(counts),
+    });
+    if found { Ok(()) } else { Err(format!("no cgroup tree that counts {names} is visible here")) }
 }
 
 pub fn parse(text: &str) -> Vec<Membership> {
@@ -238,11 +237,10 @@ fn levels_up(path: &Path) -> Vec<&Path> {
     up.into_iter().take(count).collect()
 }
 
-/// The directory of this cgroup: one in which the kernel lists the process, so it is the right one, and whether
-/// it is the root of the tree.
-fn resolve(pid: i32, version: Version, membership: &Membership) -> Option<(PathBuf, bool)> {
-    let trees = std::iter::once(PathBuf::from(TREE)).chain(node_views());
-    trees.flat_map(|tree| hierarchies(&tree, version, &membership.controllers)).find_map(|hierarchy| {
+/// The directory of this cgroup in a tree: one in which the kernel lists the process, so it is the right one, and
+/// whether it is the root of the tree.
+fn resolve(tree: &Tree, pid: i32, version: Version, membership: &Membership) -> Option<(PathBuf, bool)> {
+    hierarchies(tree, version, &membership.controllers).into_iter().find_map(|hierarchy| {
         let (above, below) = split_private(&membership.path);
         let found = if above {
             search(&hierarchy, below, pid, PRIVATE_DEPTH_MAX)
@@ -255,22 +253,48 @@ fn resolve(pid: i32, version: Version, membership: &Membership) -> Option<(PathB
     })
 }
 
-fn node_views() -> impl Iterator<Item = PathBuf> {
+/// A tree of cgroups, open: the process that showed it may end meanwhile, as a child that the runtime has just
+/// forked does.
+struct Tree {
+    _directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl Tree {
+    fn at(path: &str) -> Option<Tree> {
+        let directory = open_directory(Path::new(path)).ok()?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        Some(Tree { _directory: directory, path })
+    }
+
+    /// A directory in it, as the node calls it.
+    fn shown(&self, directory: &Path) -> PathBuf {
+        Path::new(TREE).join(directory.strip_prefix(&self.path).unwrap_or(directory))
+    }
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// What is visible here, then what the node's processes see.
+fn trees() -> impl Iterator<Item = Tree> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let of_node = |pid: &i32| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         *pid == 1 || NODE_PROCESSES.contains(&name.trim())
     };
-    pids.filter(of_node).map(|pid| PathBuf::from(format!("/proc/{pid}/root{TREE}")))
+    let nodes = pids.filter(of_node).map(|pid| format!("/proc/{pid}/root{TREE}"));
+    std::iter::once(TREE.to_owned()).chain(nodes).filter_map(|path| Tree::at(&path))
 }
 
-fn hierarchies(tree: &Path, version: Version, controllers: &[String]) -> Vec<PathBuf> {
+fn hierarchies(tree: &Tree, version: Version, controllers: &[String]) -> Vec<PathBuf> {
     let names: Vec<String> = match version {
         Version::V1 => std::iter::once(controllers.join(",")).chain(controllers.iter().cloned()).collect(),
         Version::V2 => vec![String::new(), "unified".into()],
     };
-    names.into_iter().map(|name| if name.is_empty() { tree.to_owned() } else { tree.join(name) }).collect()
+    names.into_iter().map(|name| if name.is_empty() { tree.path.clone() } else { tree.path.join(name) }).collect()
 }
 
 /// Seen from a private cgroup namespace, another's path begins with as many `/..` as this process lies deep.
