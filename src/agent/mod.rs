@@ -143,10 +143,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
             let Some((name, said)) = hears.recv().await else { break };
             agent.hear(&name, said);
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        agent.statuses.finish().await;
     };
     if tokio::time::timeout(Duration::from_secs(3), last_words).await.is_err() {
-        tracing::warn!("some holders did not say their last words");
+        tracing::warn!("not every holder's last words were written");
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::api::{Injection, InjectionStatus};
 use crate::cluster::client::ask;
@@ -16,11 +17,12 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub struct Statuses {
     api: Api<Injection>,
     of: HashMap<String, watch::Sender<InjectionStatus>>,
+    writers: JoinSet<()>,
 }
 
 impl Statuses {
     pub fn new(client: &Client, namespace: &str) -> Self {
-        Statuses { api: Api::namespaced(client.clone(), namespace), of: HashMap::new() }
+        Statuses { api: Api::namespaced(client.clone(), namespace), of: HashMap::new(), writers: JoinSet::new() }
     }
 
     pub fn write(&mut self, name: &str, status: InjectionStatus) {
@@ -30,12 +32,19 @@ impl Statuses {
             return;
         }
         let (sender, wanted) = watch::channel(status);
-        tokio::spawn(keep_writing(self.api.clone(), name.to_owned(), wanted));
+        while self.writers.try_join_next().is_some() {}
+        self.writers.spawn(keep_writing(self.api.clone(), name.to_owned(), wanted));
         self.of.insert(name.to_owned(), sender);
     }
 
     pub fn forget(&mut self, name: &str) {
         self.of.remove(name);
+    }
+
+    /// Until all that is known is written.
+    pub async fn finish(&mut self) {
+        self.of.clear();
+        while self.writers.join_next().await.is_some() {}
     }
 }
 

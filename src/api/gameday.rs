@@ -174,6 +174,7 @@ pub enum OnBreach {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("!has(self.after) || !(self.name in self.after)", says::AFTER_SELF))]
+#[x_kube(validation = ("self.hold.matches('[1-9]')", says::NO_HOLD))]
 #[x_kube(validation = ("has(self.fault.scale) == has(self.targets.workload)", says::WORKLOAD_FAULT))]
 #[x_kube(validation = ("has(self.fault.cordon) == has(self.targets.nodes)", says::NODE_FAULT))]
 pub struct Experiment {

@@ -8,6 +8,7 @@ use super::{Duration, Percent, WorkloadRef, limits, says};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("[has(self.http), has(self.tcp), has(self.workload)].filter(x, x).size() == 1", says::ONE_PROBE))]
+#[x_kube(validation = ("self.timeout.matches('[1-9]')", says::NO_TIMEOUT))]
 pub struct Probe {
     /// Its name in the record and the report.
     #[schemars(length(min = 1, max = 63))]

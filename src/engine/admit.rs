@@ -228,7 +228,7 @@ fn admit_steady_state(probes: &[Probe], problems: &mut Problems) {
             problems.add(format!("{path}.every"), "at least 100ms: a probe must cost little beside what it watches");
         }
         if probe.timeout == Duration::ZERO {
-            problems.add(format!("{path}.timeout"), "longer than 0s");
+            problems.add(format!("{path}.timeout"), says::NO_TIMEOUT);
         } else if probe.timeout > probe.every.saturating_mul(10) {
             problems.add(
                 format!("{path}.timeout"),
@@ -364,7 +364,7 @@ fn admit_experiment(
         }
     }
     if experiment.hold == Duration::ZERO {
-        problems.add(format!("{path}.hold"), "longer than 0s");
+        problems.add(format!("{path}.hold"), says::NO_HOLD);
     } else if experiment.hold > spec.blast_radius.hold {
         problems.add(
             format!("{path}.hold"),

@@ -7,7 +7,7 @@ mod text;
 
 use jiff::Timestamp;
 
-use crate::api::{Experiment, ExperimentStatus, Fault, GameDayRun, GameDayRunStatus, ProbeStatus, Targets};
+use crate::api::{Duration, Experiment, ExperimentStatus, Fault, GameDayRun, GameDayRunStatus, ProbeStatus, Targets};
 
 pub use json::{Report, json};
 pub use markdown::markdown;
@@ -104,12 +104,23 @@ pub fn since(run: &GameDayRun, at: Timestamp) -> String {
     format!("+{:.1}s", at.duration_since(begin).as_secs_f64())
 }
 
-/// Detect, abort, recover: those that were measured.
+/// In force, detect, abort, recover: those that were measured.
 fn times(status: &ExperimentStatus) -> Vec<String> {
-    [("detected in", status.time_to_detect), ("aborted in", status.time_to_abort), ("recovered in", status.time_to_recover)]
-        .into_iter()
-        .filter_map(|(what, length)| Some(format!("{what} {}", length?)))
-        .collect()
+    let times = [
+        ("in force for", in_force(status)),
+        ("detected in", status.time_to_detect),
+        ("aborted in", status.time_to_abort),
+        ("recovered in", status.time_to_recover),
+    ];
+    times.into_iter().filter_map(|(what, length)| Some(format!("{what} {}", length?))).collect()
+}
+
+/// From when the last target was seen to be hit until the end was ordered. A hold counts from the order, so this is
+/// what of it is proven.
+fn in_force(status: &ExperimentStatus) -> Option<Duration> {
+    let bites: Option<Vec<Timestamp>> = status.targets.iter().map(|target| Some(target.bite.as_ref()?.at)).collect();
+    let (last, reverted) = (bites?.into_iter().max()?, status.reverted?);
+    (last < reverted).then(|| Duration::between(last, reverted))
 }
 
 /// A probe's figures, in the order of [`PROBE_COLUMNS`].

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::alarm::Alarm;
 use super::bite::Bite;
 use super::fate::{Model, RATE_BACKLOG_NS};
 use super::line::Line;
@@ -61,6 +62,10 @@ struct Queue {
     /// Queue numbers and what is done with their packets.
     lines: Vec<(u16, Line)>,
     writer: Writer,
+    /// As long as a socket asks for it, the kernel stamps what comes in.
+    _stamps: OwnedFd,
+    /// What is read next came later.
+    since: u64,
 }
 
 struct Tapped {
@@ -180,6 +185,7 @@ impl Engine {
     ) -> Result<(), Failure> {
         let mut report_at = sys::now() + REPORT_NS;
         let mut update = Vec::new();
+        let mut alarm = Alarm::default();
         loop {
             let more = self.take_in(false)?;
             let next = self.let_out()?;
@@ -188,7 +194,7 @@ impl Engine {
                 report_at = now + REPORT_NS;
                 events(self.bite(false)?);
             }
-            let until = if more { now } else { next.unwrap_or(report_at).min(report_at) };
+            let until = if more { now } else { alarm.before(next, now).unwrap_or(report_at).min(report_at) };
             let queue = self.queue.as_ref().map(|queue| queue.socket.fd().as_fd());
             let tap = self.tap.as_ref().map(|tapped| tapped.tap.fd().as_fd());
             let [_, _, stopped, updated] = sys::wait([queue, tap, Some(stop), updates], until)?;
@@ -540,14 +546,20 @@ impl Queue {
             Copy::Length => Inbox::new(128, 1 << 10),
             Copy::Whole => Inbox::new(16, 68 << 10),
         };
-        Ok(Queue { socket, inbox, lines, writer: Writer::default() })
+        let stamps = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).and_then(|socket| {
+            sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+            Ok(socket)
+        });
+        let stamps = stamps.map_err(|error| Refusal::kernel("the time at which packets come", error))?;
+        Ok(Queue { socket, inbox, lines, writer: Writer::default(), _stamps: stamps, since: sys::now() })
     }
 
     /// Takes in packets that have come; true if there may be more. `pass` lets them go at once.
     fn take_in(&mut self, pass: bool) -> Result<bool, Failure> {
         for _ in 0..ROUNDS {
+            let before = sys::now();
             let count = self.inbox.fill(self.socket.fd())?;
-            let now = sys::now();
+            let (at, of_day) = (sys::now(), sys::of_day());
             for message in self.inbox.datagrams().flat_map(netlink::messages) {
                 match message.answer() {
                     Answer::Message(message) if message.kind == queue::PACKET => {
@@ -558,7 +570,8 @@ impl Queue {
                         if pass {
                             queue::verdict(&mut self.writer, *number, packet.id, queue::Verdict::Accept, None);
                         } else {
-                            line.take(now, packet.id, packet.length, packet.bytes);
+                            self.since = queue::Read { at, of_day, since: self.since }.came(packet.stamp);
+                            line.take(self.since, packet.id, packet.length, packet.bytes);
                         }
                     }
                     Answer::Message(_) | Answer::Done => {}
@@ -576,6 +589,7 @@ impl Queue {
                 self.writer.clear();
             }
             if count < self.inbox.capacity() {
+                self.since = self.since.max(before);
                 return Ok(false);
             }
         }

@@ -8,6 +8,7 @@
 //!
 //! Reading order: `order`, `fate`, `jitter`, `waiting`, `line`; `ruleset`; `engine`.
 
+mod alarm;
 mod bite;
 mod engine;
 mod fate;

@@ -23,6 +23,7 @@ const SUPERPACKETS: u32 = 4;
 
 const PACKET_HEADER: u16 = 1;
 const VERDICT_HEADER: u16 = 2;
+const STAMP: u16 = 4;
 const PAYLOAD: u16 = 10;
 const WHOLE_LENGTH: u16 = 13;
 
@@ -73,6 +74,8 @@ pub struct Packet<'a> {
     pub id: u32,
     /// Bytes of the whole packet, from its IP header.
     pub length: u32,
+    /// When it came in, in nanoseconds since 1970, if the kernel stamps packets. Whole microseconds, rounded up.
+    pub stamp: Option<u64>,
     /// As much of it as was copied.
     pub bytes: &'a [u8],
 }
@@ -80,11 +83,12 @@ pub struct Packet<'a> {
 /// Reads the body of a packet message.
 pub fn packet(body: &[u8]) -> Option<Packet<'_>> {
     let queue = u16::from_be_bytes(array(body.get(2..4)?));
-    let mut packet = Packet { queue, id: 0, length: 0, bytes: &[] };
+    let mut packet = Packet { queue, id: 0, length: 0, stamp: None, bytes: &[] };
     let mut whole = None;
     for (kind, value) in attributes_of(&body[4..]) {
         match kind {
             PACKET_HEADER if value.len() >= 4 => packet.id = be32(value),
+            STAMP => packet.stamp = stamp(value),
             PAYLOAD => packet.bytes = value,
             WHOLE_LENGTH if value.len() >= 4 => whole = Some(be32(value)),
             _ => {}
@@ -92,6 +96,31 @@ pub fn packet(body: &[u8]) -> Option<Packet<'_>> {
     }
     packet.length = whole.or_else(|| u32::try_from(packet.bytes.len()).ok())?;
     (packet.id != 0).then_some(packet)
+}
+
+/// Seconds and microseconds, rounded down by the kernel: a delay never ends before its time.
+fn stamp(value: &[u8]) -> Option<u64> {
+    let number = |from: usize| Some(u64::from_be_bytes(array(value.get(from..from + 8)?)));
+    let microseconds = number(0)?.checked_mul(1_000_000)?.checked_add(number(8)?)?;
+    microseconds.checked_add(1)?.checked_mul(1_000)
+}
+
+/// When packets were read, by the clock that times them and by the one that stamps them.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    pub at: u64,
+    pub of_day: u64,
+    /// None that was read now came before: then the queue was empty, or the one before it came.
+    pub since: u64,
+}
+
+impl Read {
+    /// When a packet came: not when a process that slept had woken to read it, if it bears a stamp. A clock that was
+    /// set in between makes it no older than `since`, and no younger than now.
+    pub fn came(self, stamp: Option<u64>) -> u64 {
+        let age = stamp.map_or(0, |stamp| self.of_day.saturating_sub(stamp));
+        self.at.saturating_sub(age).max(self.since).min(self.at)
+    }
 }
 
 /// What becomes of a packet.
@@ -139,7 +168,7 @@ mod tests {
             writer.be32(WHOLE_LENGTH, 64_000);
         });
         let message = messages(writer.bytes()).next().unwrap();
-        assert_eq!(packet(message.body), Some(Packet { queue: 4713, id: 9, length: 64_000, bytes: &[0x45] }));
+        assert_eq!(packet(message.body), Some(Packet { queue: 4713, id: 9, length: 64_000, stamp: None, bytes: &[0x45] }));
     }
 
     #[test]
@@ -150,7 +179,23 @@ mod tests {
             writer.attribute(PAYLOAD, &[1, 2, 3]);
         });
         let message = messages(writer.bytes()).next().unwrap();
-        assert_eq!(packet(message.body), Some(Packet { queue: 1, id: 256, length: 3, bytes: &[1, 2, 3] }));
+        assert_eq!(packet(message.body), Some(Packet { queue: 1, id: 256, length: 3, stamp: None, bytes: &[1, 2, 3] }));
+    }
+
+    #[test]
+    fn a_stamp_is_when_it_came_whatever_the_clock_of_the_day_did_since() {
+        let mut writer = Writer::default();
+        writer.netfilter(Head { kind: PACKET, flags: 0, sequence: 0 }, 2, 1, |writer| {
+            writer.attribute(PACKET_HEADER, &[0, 0, 0, 1, 8, 0, 1]);
+            writer.attribute(STAMP, &[[0, 0, 0, 0, 0, 0, 0, 9], [0, 0, 0, 0, 0, 0, 0, 7]].concat());
+        });
+        let stamp = packet(messages(writer.bytes()).next().unwrap().body).unwrap().stamp;
+        assert_eq!(stamp, Some(9_000_008_000));
+        let read = Read { at: 500_000, of_day: 9_000_068_000, since: 100_000 };
+        assert_eq!(read.came(stamp), 440_000);
+        assert_eq!(read.came(None), 500_000);
+        assert_eq!(Read { of_day: 3_609_000_068_000, ..read }.came(stamp), 100_000);
+        assert_eq!(Read { of_day: 0, ..read }.came(stamp), 500_000);
     }
 
     #[test]

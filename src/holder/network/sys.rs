@@ -20,9 +20,18 @@ fn checked_size(result: isize) -> io::Result<usize> {
 
 /// Nanoseconds that only ever grow.
 pub fn now() -> u64 {
+    nanoseconds(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds since 1970, by which the kernel stamps packets. Anyone may set it.
+pub fn of_day() -> u64 {
+    nanoseconds(libc::CLOCK_REALTIME)
+}
+
+fn nanoseconds(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec of ours. The monotonic clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    // SAFETY: `time` is a timespec of ours. Both clocks always exist.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
