@@ -21,6 +21,9 @@ const FAIL_OPEN: u32 = 1;
 /// `NFQA_CFG_F_GSO`: superpackets stay whole, checksums may be unfinished.
 const SUPERPACKETS: u32 = 4;
 
+/// A holder that wakes later than this has worse troubles than when a packet came.
+const AGE_MAX_NS: u64 = 1_000_000_000;
+
 const PACKET_HEADER: u16 = 1;
 const VERDICT_HEADER: u16 = 2;
 const STAMP: u16 = 4;
@@ -115,10 +118,11 @@ pub struct Read {
 }
 
 impl Read {
-    /// When a packet came: not when a process that slept had woken to read it, if it bears a stamp. A clock that was
-    /// set in between makes it no older than `since`, and no younger than now.
+    /// When a packet came: not when a process that slept had woken to read it, if it bears a stamp. A stamp that would
+    /// make it older than [`AGE_MAX_NS`] is of another clock, or the clock was set in between: then it came now.
     pub fn came(self, stamp: Option<u64>) -> u64 {
         let age = stamp.map_or(0, |stamp| self.of_day.saturating_sub(stamp));
+        let age = if age > AGE_MAX_NS { 0 } else { age };
         self.at.saturating_sub(age).max(self.since).min(self.at)
     }
 }
@@ -194,7 +198,8 @@ mod tests {
         let read = Read { at: 500_000, of_day: 9_000_068_000, since: 100_000 };
         assert_eq!(read.came(stamp), 440_000);
         assert_eq!(read.came(None), 500_000);
-        assert_eq!(Read { of_day: 3_609_000_068_000, ..read }.came(stamp), 100_000);
+        assert_eq!(Read { of_day: 9_300_000_000, ..read }.came(stamp), 100_000);
+        assert_eq!(Read { of_day: 3_609_000_068_000, ..read }.came(stamp), 500_000);
         assert_eq!(Read { of_day: 0, ..read }.came(stamp), 500_000);
     }
 
