@@ -80,8 +80,8 @@ pub mod says {
     pub const CORD_STAYS: &str = "a cord is not edited: delete it to release, create another to pull";
     pub const INJECTION_OVER: &str = "an injection that is over stays as it is";
     pub const INJECTION_STAYS: &str = "an injection is not edited: only revert may be set, and aim and container may change";
-    pub const NO_HOLD: &str = "a hold is longer than 0s";
-    pub const NO_TIMEOUT: &str = "a timeout is longer than 0s";
+    pub const NO_HOLD: &str = "a hold must be longer than 0s";
+    pub const NO_TIMEOUT: &str = "a timeout must be longer than 0s";
     pub const AFTER_SELF: &str = "an experiment cannot come after itself";
     pub const WORKLOAD_FAULT: &str = "scale needs targets.workload, and only scale takes one";
     pub const NOTHING_TO_REINJECT: &str = "onRestart is for faults that are held in a container";

@@ -9,7 +9,7 @@ use super::span::Place;
 #[derive(Clone, Debug)]
 pub struct Complaint {
     pub place: Option<Place>,
-    /// With its path, where it has one: `spec.experiments[0].hold: longer than 0s`.
+    /// With its path, where it has one: `spec.experiments[0].hold: a hold must be longer than 0s`.
     pub message: String,
     pub help: Option<String>,
 }

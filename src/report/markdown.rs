@@ -30,7 +30,7 @@ pub fn markdown(run: &GameDayRun) -> String {
         }
         lines.push(format!("- Fault: {}, held {}", escape(&fault(&written.fault)), written.hold));
         lines.push(format!("- Targets: {}", escape(&targets(&written.targets))));
-        let times = times(done);
+        let times = times(written, done);
         if !times.is_empty() {
             lines.push(format!("- Times: {}", times.join(", ")));
         }

@@ -7,7 +7,9 @@ mod text;
 
 use jiff::Timestamp;
 
-use crate::api::{Duration, Experiment, ExperimentStatus, Fault, GameDayRun, GameDayRunStatus, ProbeStatus, Targets};
+use crate::api::{
+    Duration, Experiment, ExperimentStatus, Fault, FaultKind, GameDayRun, GameDayRunStatus, ProbeStatus, Targets, Verdict,
+};
 
 pub use json::{Report, json};
 pub use markdown::markdown;
@@ -105,9 +107,9 @@ pub fn since(run: &GameDayRun, at: Timestamp) -> String {
 }
 
 /// In force, detect, abort, recover: those that were measured.
-fn times(status: &ExperimentStatus) -> Vec<String> {
+fn times(written: &Experiment, status: &ExperimentStatus) -> Vec<String> {
     let times = [
-        ("in force for", in_force(status)),
+        ("in force for", in_force(written, status)),
         ("detected in", status.time_to_detect),
         ("aborted in", status.time_to_abort),
         ("recovered in", status.time_to_recover),
@@ -116,8 +118,13 @@ fn times(status: &ExperimentStatus) -> Vec<String> {
 }
 
 /// From when the last target was seen to be hit until the end was ordered. A hold counts from the order, so this is
-/// what of it is proven.
-fn in_force(status: &ExperimentStatus) -> Option<Duration> {
+/// what of it is proven: not where the fault may have ended before, nor of one that is over as soon as it is done.
+fn in_force(written: &Experiment, status: &ExperimentStatus) -> Option<Duration> {
+    let is_proven = matches!(status.verdict, Some(Verdict::Passed | Verdict::Failed));
+    let at_once = |kind: &FaultKind| matches!(kind, FaultKind::PodKill | FaultKind::PodEvict | FaultKind::ContainerKill);
+    if !is_proven || written.fault.kinds().iter().any(at_once) {
+        return None;
+    }
     let bites: Option<Vec<Timestamp>> = status.targets.iter().map(|target| Some(target.bite.as_ref()?.at)).collect();
     let (last, reverted) = (bites?.into_iter().max()?, status.reverted?);
     (last < reverted).then(|| Duration::between(last, reverted))

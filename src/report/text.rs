@@ -37,7 +37,7 @@ fn write(run: &GameDayRun, with_record: bool) -> String {
         for target in &done.targets {
             lines.extend(evidence(run, target));
         }
-        let times = times(done);
+        let times = times(written, done);
         if !times.is_empty() {
             lines.push(format!("   times    {}", times.join(", ")));
         }
