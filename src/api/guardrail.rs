@@ -298,6 +298,23 @@ impl FaultKind {
             | FaultKind::ContainerKill => true,
         }
     }
+
+    /// Whether it is in force until something ends it. What is killed or evicted is over as soon as it is done.
+    pub fn lasts(self) -> bool {
+        match self {
+            FaultKind::PodKill | FaultKind::PodEvict | FaultKind::ContainerKill => false,
+            FaultKind::Scale
+            | FaultKind::Cordon
+            | FaultKind::Network
+            | FaultKind::Cpu
+            | FaultKind::Memory
+            | FaultKind::DiskFill
+            | FaultKind::DiskIo
+            | FaultKind::Files
+            | FaultKind::Processes
+            | FaultKind::Pause => true,
+        }
+    }
 }
 
 impl fmt::Display for FaultKind {

@@ -352,7 +352,7 @@ fn admit_experiment(
             problems.add(&path, says::NODE_FAULT);
         }
         let is_held = kind.held().is_some();
-        let restarts_matter = kind.held().is_some_and(|held| held.kind != FaultKind::ContainerKill);
+        let restarts_matter = kind.held().is_some_and(|held| held.kind.lasts());
         if experiment.on_restart == OnRestart::Reinject && !restarts_matter {
             problems.add(format!("{path}.onRestart"), says::NOTHING_TO_REINJECT);
         }

@@ -214,9 +214,7 @@ pub fn bite(held: &Held, target: &TargetStatus, run_uid: &str, seen: &Observatio
 pub fn ended_early(held: &Held, target: &TargetStatus, run_uid: &str, seen: &Observation, now: Timestamp) -> Option<String> {
     let injection = injection(held, target, run_uid, seen)?;
     let is_early = now + limits::RETRY.as_signed() < target.latest_end;
-    // A kill is done at once.
-    let lasts = held.kind != FaultKind::ContainerKill;
-    (lasts && is_early && injection.phase == InjectionPhase::Cleared)
+    (held.kind.lasts() && is_early && injection.phase == InjectionPhase::Cleared)
         .then(|| format!("it ended before its time: {}", injection.why.as_deref().unwrap_or("no reason given")))
 }
 

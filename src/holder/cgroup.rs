@@ -182,17 +182,15 @@ pub fn check(controller: Controller) -> Result<(), String> {
     let own = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
     let v1 = parse(&own).into_iter().find(|membership| membership.controllers.iter().any(|name| name == controller.name()));
     let names = controller.name_in_v2();
-    let counts = |directory: &PathBuf| match v1 {
-        Some(_) => directory.join("cgroup.procs").exists(),
-        None => {
+    let (version, controllers) = v1.as_ref().map_or((Version::V2, &[][..]), |of| (Version::V1, &of.controllers));
+    let counts = |directory: &PathBuf| match version {
+        Version::V1 => directory.join("cgroup.procs").exists(),
+        Version::V2 => {
             let text = std::fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
             text.split_whitespace().any(|name| name == names)
         }
     };
-    let found = trees().any(|tree| match &v1 {
-        Some(membership) => hierarchies(&tree, Version::V1, &membership.controllers).iter().any(counts),
-        None => hierarchies(&tree, Version::V2, &[]).iter().any(counts),
-    });
+    let found = trees().any(|tree| hierarchies(&tree, version, controllers).iter().any(counts));
     if found { Ok(()) } else { Err(format!("no cgroup tree that counts {names} is visible here")) }
 }
 

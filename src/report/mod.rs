@@ -121,8 +121,7 @@ fn times(written: &Experiment, status: &ExperimentStatus) -> Vec<String> {
 /// what of it is proven: not where the fault may have ended before, nor of one that is over as soon as it is done.
 fn in_force(written: &Experiment, status: &ExperimentStatus) -> Option<Duration> {
     let is_proven = matches!(status.verdict, Some(Verdict::Passed | Verdict::Failed));
-    let at_once = |kind: &FaultKind| matches!(kind, FaultKind::PodKill | FaultKind::PodEvict | FaultKind::ContainerKill);
-    if !is_proven || written.fault.kinds().iter().any(at_once) {
+    if !is_proven || !written.fault.kinds().into_iter().all(FaultKind::lasts) {
         return None;
     }
     let bites: Option<Vec<Timestamp>> = status.targets.iter().map(|target| Some(target.bite.as_ref()?.at)).collect();

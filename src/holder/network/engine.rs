@@ -62,8 +62,8 @@ struct Queue {
     /// Queue numbers and what is done with their packets.
     lines: Vec<(u16, Line)>,
     writer: Writer,
-    /// As long as a socket asks for it, the kernel stamps what comes in, on the whole node.
-    _stamps: OwnedFd,
+    /// Open where the times of packets matter.
+    _stamps: Option<OwnedFd>,
     /// What is read next came later.
     since: u64,
 }
@@ -546,10 +546,9 @@ impl Queue {
             Copy::Length => Inbox::new(128, 1 << 10),
             Copy::Whole => Inbox::new(16, 68 << 10),
         };
-        let stamps = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).and_then(|socket| {
-            sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
-            Ok(socket)
-        });
+        // Only what comes in is stamped, and only what is timed needs it.
+        let timed = shape.delay.is_some() || shape.rate_bits_per_s.is_some();
+        let stamps = (timed && plan.queued.contains(&Direction::In)).then(stamping).transpose();
         let stamps = stamps.map_err(|error| Refusal::kernel("the time at which packets come", error))?;
         Ok(Queue { socket, inbox, lines, writer: Writer::default(), _stamps: stamps, since: sys::now() })
     }
@@ -597,6 +596,13 @@ impl Queue {
         }
         Ok(true)
     }
+}
+
+/// As long as it is open, the kernel stamps what comes in, on the whole node.
+fn stamping() -> io::Result<OwnedFd> {
+    let socket = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+    Ok(socket)
 }
 
 /// Packets that may wait in a queue: as many as come while they are delayed, and never so few that a pause of ours
