@@ -14,11 +14,14 @@ fn read(name: &str) -> String {
 }
 
 /// The same game day, with a customer's patience but not an operator's.
-fn hurried(example: &str) -> String {
+fn hurried(name: &str, example: &str) -> String {
+    // It bites once a request comes through the one pod of three that is cut off: not one of twelve does in a run of a
+    // hundred.
+    let hold = if name == "cut-off" { "20s" } else { "6s" };
     let mut lines: Vec<String> = Vec::new();
     for line in example.lines() {
         let is_hold = line.starts_with("    hold: ");
-        lines.push(if is_hold { "    hold: 6s".to_owned() } else { line.to_owned() });
+        lines.push(if is_hold { format!("    hold: {hold}") } else { line.to_owned() });
         if line == "spec:" {
             lines.push("  baseline: 2s".to_owned());
         }
@@ -44,7 +47,7 @@ fn every_example_of_a_fault_on_a_node_bites_passes_and_is_gone() {
         let addresses = ["checkout", "payments"].map(address);
         let runs: Api<GameDayRun> = Api::namespaced(lab.client.clone(), "shop");
         for name in EXAMPLES {
-            let mut example = hurried(&read(name));
+            let mut example = hurried(name, &read(name));
             for (known, address) in &addresses {
                 example = example.replace(known, address);
             }
