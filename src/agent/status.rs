@@ -13,6 +13,9 @@ use crate::cluster::client::ask;
 
 /// A write without an answer is tried again this soon: an end that nobody knows of keeps a run waiting.
 const AGAIN: Duration = Duration::from_millis(500);
+/// What is not over is written so much later, with what comes next, which is its bite most often. Orders to many targets
+/// arrive while those before them have begun: fewer writes then, and none ahead of them.
+const TOGETHER: Duration = Duration::from_millis(200);
 
 pub struct Statuses {
     api: Api<Injection>,
@@ -50,6 +53,8 @@ impl Statuses {
 
 async fn keep_writing(api: Api<Injection>, name: String, mut wanted: watch::Receiver<InjectionStatus>) {
     loop {
+        // Over, or nobody has more to say: at once.
+        let _ = tokio::time::timeout(TOGETHER, wanted.wait_for(|status| status.phase.is_over())).await;
         let status = wanted.borrow_and_update().clone();
         let change = serde_json::json!({"status": status});
         match ask(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(change))).await {

@@ -27,7 +27,22 @@ impl Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        Size(self.0).fmt(f)
+    }
+}
+
+/// A number of bytes in a sentence, rounded to a tenth of a unit: `51.2Mi`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1u64 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
+        match units.into_iter().find(|(unit, _)| self.0 >= *unit) {
+            None => write!(f, "{} bytes", self.0),
+            Some((unit, name)) if self.0.is_multiple_of(unit) => write!(f, "{}{name}", self.0 / unit),
+            Some((unit, name)) => write!(f, "{:.1}{name}", self.0 as f64 / unit as f64),
+        }
     }
 }
 
@@ -100,5 +115,11 @@ mod tests {
             assert!(read(text).unwrap_err().contains(says::BYTES), "{text}");
         }
         assert_eq!(serde_json::to_string(&Bytes::new(4096).unwrap()).unwrap(), "4096");
+    }
+
+    #[test]
+    fn a_size_is_said_as_kubernetes_writes_it() {
+        let said = [0, 1023, 1024, 1536, 53_687_091, 64 << 20, 5 << 40].map(|bytes| Size(bytes).to_string());
+        assert_eq!(said, ["0 bytes", "1023 bytes", "1Ki", "1.5Ki", "51.2Mi", "64Mi", "5Ti"]);
     }
 }

@@ -24,7 +24,7 @@ mod selector;
 mod window;
 mod words;
 
-pub use bytes::Bytes;
+pub use bytes::{Bytes, Size};
 pub use cord::{Cord, CordSpec};
 pub use duration::Duration;
 pub use fault::{Choose, Cordon, Fault, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};

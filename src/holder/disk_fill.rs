@@ -12,6 +12,8 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use crate::api::Size;
+
 use super::cgroup::{Cgroup, Controller, Version};
 use super::event::{Bite, Clean};
 use super::filesystem::{self, Kind, Space};
@@ -66,7 +68,7 @@ pub fn prepare(order: &DiskFill, ground: &Ground<'_>) -> Result<Box<dyn Hold>, R
             bytes => bytes,
         },
         (None, Some(bytes)) if bytes.get() > space.available => {
-            return Err(Refusal::new(format!("diskFill: {} has only {} bytes available", order.path, space.available)));
+            return Err(Refusal::new(format!("diskFill: {} has only {} available", order.path, Size(space.available))));
         }
         (None, Some(bytes)) => bytes.get(),
         (None, None) | (Some(_), Some(_)) => return Err(Refusal::new("diskFill: give percent or bytes, one of them")),
@@ -93,7 +95,10 @@ fn charge(ground: &Ground<'_>, wanted: u64) -> Result<Charged, Refusal> {
     let working = memory::working_set(&cgroup).map_err(|error| Refusal::new(format!("the target's memory: {error}")))?;
     if working + wanted > memory::safe(limit) {
         return Err(Refusal::new(format!(
-            "diskFill: this is memory, and {wanted} bytes beside the {working} in use would meet the target's limit of {limit}"
+            "diskFill: this is memory, and {} beside the {} in use would meet the target's limit of {}",
+            Size(wanted),
+            Size(working),
+            Size(limit)
         )));
     }
     memory::refuse_more_than_the_node_has(wanted)?;
@@ -121,7 +126,7 @@ impl Hold for FillHold {
             }
         }
         let space = Space::of(&self.directory).map_err(|error| Refusal::new(format!("{}: {error}", self.path)))?;
-        Ok(format!("holds {} bytes under {}, now {:.1} % full", held(file), self.path, space.percent()))
+        Ok(format!("holds {} under {}, now {:.1} % full", Size(held(file)), self.path, space.percent()))
     }
 
     fn turn(&mut self) -> Result<(), Lost> {
@@ -132,7 +137,7 @@ impl Hold for FillHold {
         let held = self.file.as_ref().map_or(0, held);
         match Space::of(&self.directory) {
             Ok(space) => {
-                let says = format!("holds {held} bytes; {} is {:.1} % full", self.path, space.percent());
+                let says = format!("holds {}; {} is {:.1} % full", Size(held), self.path, space.percent());
                 let charged = self.charged.as_ref().and_then(|charged| memory::working_set(&charged.cgroup).ok());
                 let figures = [
                     ("held_bytes", held as f64),
@@ -163,11 +168,12 @@ impl Hold for FillHold {
             // The target writes meanwhile: what it took of the room is not ours.
             let freed = before.used.saturating_sub(after.used);
             if freed >= held / 10 * 9 {
-                let says = format!("{held} bytes given back; {} is {:.1} % full", self.path, after.percent());
+                let says = format!("{} given back; {} is {:.1} % full", Size(held), self.path, after.percent());
                 return Clean { clean: true, says };
             }
             if sys::since_boot() >= until {
-                return Clean { clean: false, says: format!("{}: {held} bytes held, only {freed} are free again", self.path) };
+                let (held, freed) = (Size(held), Size(freed));
+                return Clean { clean: false, says: format!("{}: {held} held, only {freed} are free again", self.path) };
             }
             let _ = poll(&mut [], Some(&timespec(Duration::from_millis(1))));
         }

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::thread::CapabilitySet;
 
-use crate::api::says;
+use crate::api::{Size, says};
 
 use super::cgroup::{self, Cgroup, Controller};
 use super::event::{Bite, Clean};
@@ -79,7 +79,7 @@ pub fn prepare(order: &DiskIo, ground: &Ground<'_>) -> Result<IoHold, Refusal> {
     }
     let length = STRIPE * u64::from(order.at_once);
     if Space::of(&directory).map_err(trouble)?.available < length * SHARE_MAX {
-        return Err(Refusal::new(format!("diskIo: {} has no room for {length} bytes twice over", order.path)));
+        return Err(Refusal::new(format!("diskIo: {} has no room for {} twice over", order.path, Size(length))));
     }
     let file = unnamed_file(&directory, OFlags::DIRECT | OFlags::DSYNC)?;
     Ok(IoHold {
@@ -118,8 +118,8 @@ impl Hold for IoHold {
             DiskOperation::Write => "writes",
             DiskOperation::Read => "reads",
         };
-        let rate = self.order.rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} bytes a second"));
-        Ok(format!("{what} {} bytes {} at once under {}, {rate}", self.order.block, self.order.at_once, self.order.path))
+        let rate = self.order.rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} a second"));
+        Ok(format!("{what} blocks of {}, {} at once under {}, {rate}", self.order.block, self.order.at_once, self.order.path))
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -140,8 +140,10 @@ impl Hold for IoHold {
         let mean_us = if operations > 0.0 { since(NANOSECONDS) / operations / 1e3 } else { 0.0 };
         let worst_us = worst as f64 / 1e3;
         let (per_second, bytes) = (operations / seconds, since(BYTES) / seconds);
-        let says =
-            format!("{per_second:.0} operations and {bytes:.0} bytes a second, mean {mean_us:.0} us, worst {worst_us:.0} us");
+        let says = format!(
+            "{per_second:.0} operations and {} a second, mean {mean_us:.0} us, worst {worst_us:.0} us",
+            Size(bytes as u64)
+        );
         let figures = [
             ("operations_per_second", per_second),
             ("bytes_per_second", bytes),

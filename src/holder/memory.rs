@@ -8,6 +8,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::api::Size;
+
 use super::cgroup::{self, Cgroup, Controller, Version};
 use super::event::{Bite, Clean};
 use super::frame::{Ground, Hold, Lost, Refusal};
@@ -75,13 +77,16 @@ pub fn prepare(order: &Memory, ground: &Ground<'_>) -> Result<MemoryHold, Refusa
         && goal > safe(limit)
     {
         return Err(Refusal::new(format!(
-            "memory: {goal} bytes are more than {} % of the limit of {limit}: an OOM kill is likely; `oom` allows it",
-            100 - MARGIN_PERCENT
+            "memory: {} are more than {} % of the limit of {}: an OOM kill is likely; `oom` allows it",
+            Size(goal),
+            100 - MARGIN_PERCENT,
+            Size(limit)
         )));
     }
     let working = working_set(&cgroup).map_err(|error| Refusal::new(format!("cannot read the target's memory: {error}")))?;
     if goal <= working {
-        return Err(Refusal::new(format!("memory: the target uses {working} bytes already, the goal is {goal}")));
+        let (working, goal) = (Size(working), Size(goal));
+        return Err(Refusal::new(format!("memory: the target uses {working} already, the goal is {goal}")));
     }
     refuse_more_than_the_node_has(goal - working)?;
     Ok(MemoryHold {
@@ -118,8 +123,8 @@ impl Hold for MemoryHold {
         let doors = std::slice::from_ref(&self.door);
         let worker = Worker::start(doors, self.last_resort, &self.target, |tether| filler.fill(tether))?;
         self.workers.push(worker);
-        let limit = self.limit.map_or("no limit".to_owned(), |limit| format!("a limit of {limit}"));
-        Ok(format!("fills the working set up to {} bytes; the target has {limit}", self.goal))
+        let limit = self.limit.map_or("no limit".to_owned(), |limit| format!("a limit of {}", Size(limit)));
+        Ok(format!("fills the working set up to {}; the target has {limit}", Size(self.goal)))
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -140,7 +145,7 @@ impl Hold for MemoryHold {
         };
         // On the way there it bites as soon as it holds something; once there, 2 % is what it may be off.
         let bit = resident > 0 && (!reached || working >= self.goal / 100 * 98);
-        let says = format!("holds {resident} bytes; the working set is {working} of {}", self.goal);
+        let says = format!("holds {}; the working set is {} of {}", Size(resident), Size(working), Size(self.goal));
         let figures = [
             ("held_bytes", held as f64),
             ("resident_bytes", resident as f64),
@@ -276,7 +281,8 @@ pub fn refuse_more_than_the_node_has(more: u64) -> Result<(), Refusal> {
     let free = available.saturating_sub(total / 100 * NODE_MARGIN_PERCENT);
     if more > free {
         return Err(Refusal::new(format!(
-            "memory: {more} bytes more would leave the node with less than {NODE_MARGIN_PERCENT} % available"
+            "memory: {} more would leave the node with less than {NODE_MARGIN_PERCENT} % available",
+            Size(more)
         )));
     }
     Ok(())

@@ -403,14 +403,18 @@ pub fn stream_there_and_back(wire: &Wire, target: &str, length: usize) -> Result
     }
 }
 
-/// Megabits a second that one TCP stream carries from this end to the other, after `warm_up` and for `time`. It may have
-/// `window` bytes under way.
-pub fn stream_mbit_per_s(wire: &Wire, from: End, window: i32, warm_up: Duration, time: Duration) -> f64 {
+/// More than a stream here ever has under way.
+const RECEIVE_BUFFER: i32 = 16 << 20;
+
+/// Megabits a second that one TCP stream carries from this end to the other, after `warm_up` and for `time`. What it may
+/// have under way is bounded by the sender's `buffer`, in bytes: that of a receiver bounds by the memory that packets take,
+/// and it is another for each way on which they come.
+pub fn stream_mbit_per_s(wire: &Wire, from: End, buffer: i32, warm_up: Duration, time: Duration) -> f64 {
     let (to, address) = if from == End::Peer { (End::Target, TARGET) } else { (End::Peer, PEER) };
     let (bound, port) = mpsc::channel();
     let receiver = wire.at(to, move || {
         let listener = TcpListener::bind((address, 0)).unwrap();
-        set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, window);
+        set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER);
         bound.send(listener.local_addr().unwrap().port()).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
         let mut bytes = vec![0; 1 << 16];
@@ -429,6 +433,7 @@ pub fn stream_mbit_per_s(wire: &Wire, from: End, window: i32, warm_up: Duration,
     let port = port.recv().unwrap();
     let sender = wire.at(from, move || {
         let mut stream = TcpStream::connect((address, port)).unwrap();
+        set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, buffer);
         let bytes = vec![FILLER; 1 << 16];
         // Until the receiver has enough and closes.
         while stream.write_all(&bytes).is_ok() {}

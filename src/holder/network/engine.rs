@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::alarm::Alarm;
 use super::bite::Bite;
-use super::fate::{Model, RATE_BACKLOG_NS};
+use super::fate::RATE_BACKLOG_NS;
 use super::line::Line;
 use super::netlink::{Answer, Writer};
 use super::order::{Aim, Direction, Effect, NetworkOrder, QueueBy, Shape};
+use super::plan::Plan;
 use super::queue::{self, Copy, Setup};
-use super::ruleset::{Counted, MARK, Ruleset, Side, Strike, TABLE, hash_seed};
+use super::ruleset::{Counted, MARK, Ruleset, TABLE, hash_seed};
 use super::sys::{self, Inbox, Netlink, Refused};
 use super::tap::{self, Tap};
 use super::{Failure, Refusal, flow, netlink, nftables, packet, sockets};
@@ -394,51 +395,6 @@ pub fn try_reset() -> Result<(), Refusal> {
     }
 }
 
-/// What an order takes.
-struct Plan {
-    shape: Option<Shape>,
-    /// Directions whose packets wait in the kernel's queue.
-    queued: Vec<Direction>,
-    tap: bool,
-    per_packet: bool,
-    raw: bool,
-}
-
-impl Plan {
-    fn of(order: &NetworkOrder) -> Self {
-        let Effect::Shape(shape) = &order.effect else {
-            return Plan { shape: None, queued: Vec::new(), tap: false, per_packet: false, raw: false };
-        };
-        let (incoming, outgoing) = directions(order.direction);
-        let tap = outgoing && shape.delay.is_some();
-        let mut queued = Vec::new();
-        if incoming {
-            queued.push(Direction::In);
-        }
-        if outgoing && !tap {
-            queued.push(Direction::Out);
-        }
-        let raw = shape.duplicate_percent.is_some() && !queued.is_empty();
-        Plan { queued, tap, per_packet: shape.is_per_packet(), raw, shape: Some(shape.clone()) }
-    }
-
-    fn model(&self, order: &NetworkOrder, direction: Direction) -> Model {
-        Model::new(&self.shape.clone().unwrap_or_default(), order.seed, direction)
-    }
-
-    fn undetected(&self) -> bool {
-        self.shape.as_ref().and_then(|shape| shape.corrupt).is_some_and(|corrupt| corrupt.undetected)
-    }
-}
-
-fn directions(direction: Direction) -> (bool, bool) {
-    match direction {
-        Direction::In => (true, false),
-        Direction::Out => (false, true),
-        Direction::Both => (true, true),
-    }
-}
-
 fn set_buffers(socket: &Netlink) -> io::Result<()> {
     sys::set_option(socket.fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
     sys::set_option(socket.fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)
@@ -469,7 +425,7 @@ fn create(
     };
     let last = ways[ways.len() - 1];
     for by in ways {
-        let mut rulesets = rulesets(order, plan, numbers, tap, by);
+        let mut rulesets = plan.rulesets(order, numbers, tap, by);
         let uses_queue = rulesets.iter().any(Ruleset::uses_queue);
         let made = rulesets.iter_mut().try_for_each(|ruleset| table.request(&ruleset.create(&order.aim).finish()));
         match made {
@@ -483,39 +439,6 @@ fn create(
         }
     }
     Err(Refusal::kernel("handing packets to user space", io::Error::from_raw_os_error(libc::ENOENT)))
-}
-
-fn rulesets(order: &NetworkOrder, plan: &Plan, numbers: &[u16], tap: Option<&Tap>, by: QueueBy) -> Vec<Ruleset> {
-    let side = |direction, strike| {
-        let incoming = direction == Direction::In;
-        Side { name: if incoming { "in" } else { "out" }, incoming, egress: None, strike }
-    };
-    let (incoming, outgoing) = directions(order.direction);
-    let mut sides = Vec::new();
-    match order.effect {
-        Effect::Partition => {
-            if incoming {
-                sides.push(side(Direction::In, Strike::Drop));
-            }
-            if outgoing {
-                sides.push(side(Direction::Out, Strike::Vanish { by }));
-            }
-        }
-        Effect::Shape(_) => {
-            let queued = plan.queued.iter().zip(numbers);
-            sides.extend(queued.map(|(direction, number)| side(*direction, Strike::Queue { number: *number, by })));
-        }
-    }
-    let mut rulesets = Vec::new();
-    if !sides.is_empty() {
-        rulesets.push(Ruleset::new(sides, order.flows_percent, order.seed));
-    }
-    if let Some(tap) = tap {
-        let strike = Strike::Tap { device: tap.index };
-        let side = Side { name: "out", incoming: false, egress: Some(tap.device.clone()), strike };
-        rulesets.push(Ruleset::new(vec![side], order.flows_percent, order.seed));
-    }
-    rulesets
 }
 
 impl Queue {

@@ -21,6 +21,7 @@ mod netlink;
 mod nftables;
 pub mod order;
 mod packet;
+mod plan;
 mod queue;
 mod ruleset;
 mod sockets;
