@@ -11,7 +11,7 @@ use crate::holder::{first_of, is_in_container};
 
 /// Orders come in crowds, and to read all of `/proc` takes milliseconds: one reading is good for so long. A holder looks
 /// again whether the process it is told of is still the container's.
-const FRESH: Duration = Duration::from_millis(100);
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The processes of this node with their cgroups, as last read.
 #[derive(Default)]

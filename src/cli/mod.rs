@@ -99,6 +99,13 @@ enum Verb {
 /// Runs what the arguments say, the program's own name first.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // As the agent starts its holders, many at once: the grammar of the whole command line takes longer than the rest.
+    #[cfg(target_os = "linux")]
+    if let [_, verb] = &arguments[..]
+        && verb == "hold"
+    {
+        return crate::holder::hold_as_ordered().into();
+    }
     let matches = match command(arguments.first()).try_get_matches_from(&arguments) {
         Ok(matches) => matches,
         Err(refusal) => {

@@ -56,22 +56,24 @@ pub fn hold(args: &HoldArgs) -> Exit {
         let written = writeln!(std::io::stdout(), "{}", lines.join("\n"));
         return if written.is_ok() { Exit::Cleared } else { Exit::NotClean };
     }
-    let (order, orders) = match args.order() {
-        Ok(Some(order)) => (Ok(order), None),
-        Ok(None) => match ordered() {
-            Ok((order, orders)) => (Ok(order), Some(orders)),
-            Err(why) => (Err(why), None),
-        },
-        Err(why) => (Err(why), None),
-    };
-    let mut report = Report::default();
-    match order {
-        Ok(order) => frame::run(&order, orders, &mut report),
-        Err(why) => {
-            report.say(&Event::Refused { why });
-            Exit::NotUnderstood
-        }
+    match args.order() {
+        Ok(Some(order)) => frame::run(&order, None, &mut Report::default()),
+        Ok(None) => hold_as_ordered(),
+        Err(why) => not_understood(why),
     }
+}
+
+/// [`hold`], by the order on stdin.
+pub fn hold_as_ordered() -> Exit {
+    match ordered() {
+        Ok((order, orders)) => frame::run(&order, Some(orders), &mut Report::default()),
+        Err(why) => not_understood(why),
+    }
+}
+
+fn not_understood(why: String) -> Exit {
+    Report::default().say(&Event::Refused { why });
+    Exit::NotUnderstood
 }
 
 /// The order on stdin.

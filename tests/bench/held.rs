@@ -2,6 +2,8 @@
 //!
 //! `tests/bench/run held` builds for release, brings up the lab, and runs this. A packet's fate is seen from outside the
 //! target: by connections made to it every few milliseconds, each of which takes one round trip.
+//!
+//! Parts, all of them unless named: `demand`, `standing`, `cpu`, `many`, `memory`.
 
 #[path = "ground.rs"]
 #[allow(dead_code, reason = "the benchmarks share it, and each uses a part")]
@@ -34,7 +36,8 @@ fn main() {
 async fn bench() {
     let config = kube::Config::from_kubeconfig(&Default::default()).await.expect("run tests/bench/run held");
     let client = Client::try_from(config).expect("a client");
-    let image = ["--agent-image", "lab.test/gameday:1"];
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
     apply(&gameday(&["install", "--replicas", "0"]));
     apply(MANIFESTS);
     let shop: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
@@ -42,23 +45,32 @@ async fn bench() {
         (shop.get("shop").await.ok()?.status?.ready_replicas? == i32::try_from(MANY).ok()?).then_some(())
     })
     .await;
-    let operator = Operator::start("bench-on-demand", &image);
-    somebody_leads(&client).await;
-    begin_to_delayed(&client, "on demand", 10, true).await;
-    drop(operator);
+    if wants("demand") {
+        let _operator = Operator::start("bench-on-demand", &["--agent-image", "lab.test/gameday:1"]);
+        somebody_leads(&client).await;
+        begin_to_delayed(&client, "on demand", 10, true).await;
+    }
 
     kubectl(&["-n", "gameday-agents", "delete", "pods", "--all", "--force", "--grace-period=0"]);
     apply(&gameday(&["install", "--replicas", "0", "--agents", "standing", "--image", "lab.test/gameday:1"]));
     kubectl(&["-n", "gameday-agents", "rollout", "status", "daemonset/gameday-agent", "--timeout=60s"]);
-    kubectl(&["-n", "gameday", "delete", "lease", "gameday"]);
+    kubectl(&["-n", "gameday", "delete", "lease", "gameday", "--ignore-not-found"]);
     let _operator = Operator::start("bench-standing", &["--agents", "standing"]);
     somebody_leads(&client).await;
     println!("agent, idle: resident {}", resident(&agents()));
-    begin_to_delayed(&client, "standing", 50, false).await;
-    begin_to_burning(&client, 20).await;
-    many(&client, "cord").await;
-    many(&client, "breach").await;
-    memory(&client).await;
+    if wants("standing") {
+        begin_to_delayed(&client, "standing", 50, false).await;
+    }
+    if wants("cpu") {
+        begin_to_burning(&client, 20).await;
+    }
+    if wants("many") {
+        many(&client, "cord").await;
+        many(&client, "breach").await;
+    }
+    if wants("memory") {
+        memory(&client).await;
+    }
     kubectl(&["-n", "gameday-agents", "delete", "daemonset", "gameday-agent"]);
 }
 
