@@ -96,10 +96,12 @@ impl Agents {
         &self.operator
     }
 
-    /// Does not wait.
-    pub fn need(&self, nodes: &BTreeMap<String, BTreeSet<FaultKind>>) {
+    /// Does not wait. Whether more was asked for than before: then [`Agents::seen`] has more to say.
+    pub fn need(&self, nodes: &BTreeMap<String, BTreeSet<FaultKind>>) -> bool {
         let (mut wanted, pods) = (lock(&self.wanted), lock(&self.pods));
+        let mut more = false;
         for (node, faults) in nodes {
+            more |= wanted.get(node).is_none_or(|known| !known.faults.is_superset(faults));
             let known = wanted.entry(node.clone()).or_insert_with(|| Wanted::new(BTreeSet::new()));
             known.faults.extend(faults);
             known.at = Instant::now();
@@ -108,6 +110,7 @@ impl Agents {
             }
         }
         self.news.notify_one();
+        more
     }
 
     /// As far as is known of the nodes that were asked for.

@@ -249,7 +249,10 @@ impl Surroundings for Around {
     }
 
     fn need(&self, nodes: &BTreeMap<String, BTreeSet<FaultKind>>) {
-        self.desk.agents.need(nodes);
+        // An agent that stands there already is seen at once.
+        if self.desk.agents.need(nodes) {
+            self.desk.news();
+        }
     }
 
     fn guarded(&self) -> Guarded {
