@@ -9,16 +9,17 @@
 #[allow(dead_code, reason = "tests and benchmark share it, and each uses a part")]
 mod wire;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gameday::api::{Direction, Distribution};
 use gameday::holder::network::{Aim, Bite, Delay, Effect, Loss, NetworkOrder, Peers, Shape, left_over, open};
+use serde::de::DeserializeOwned;
 
 use wire::{End, Load, Outcome, TARGET, Wire, mean_and_deviation, quantile, send};
 
@@ -63,39 +64,70 @@ fn delay_of(mean_us: u64) -> Shape {
     Shape { delay: Some(Delay { mean_us, ..Delay::default() }), ..Shape::default() }
 }
 
+/// A holder in a process of its own, as users have it: it shares no memory with what sends and receives here.
 struct Held {
-    stop: Option<std::io::PipeWriter>,
-    thread: JoinHandle<(Bite, f64)>,
+    child: Child,
+    says: BufReader<ChildStdout>,
     real_time: bool,
     opened: Duration,
 }
 
+/// For this program as a holder: its order, and its network namespace.
+const ORDER: &str = "GAMEDAY_BENCH_HOLD";
+const NETNS: &str = "GAMEDAY_BENCH_NETNS";
+
 impl Held {
-    fn hold(wire: &Wire, order: NetworkOrder) -> Held {
-        let (stopped, stop) = std::io::pipe().unwrap();
-        let (ready, opened) = mpsc::channel();
-        let thread = wire.at(End::Target, move || {
-            let began = Instant::now();
-            let mut engine = open(&order).unwrap();
-            ready.send((engine.is_real_time(), began.elapsed())).unwrap();
-            let before = cpu();
-            let bite = engine.run(drop, stopped.as_fd(), None).unwrap();
-            (bite, cpu() - before)
-        });
-        let (real_time, opened) = opened.recv().unwrap();
-        Held { stop: Some(stop), thread, real_time, opened }
+    fn hold(wire: &Wire, order: &NetworkOrder) -> Held {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(ORDER, serde_json::to_string(order).unwrap())
+            .env(NETNS, wire.name(End::Target))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut says = BufReader::new(child.stdout.take().unwrap());
+        let (real_time, opened) = heard(&mut says);
+        Held { child, says, real_time, opened }
     }
 
     /// What it did, and its processor time in seconds.
     fn stop(mut self) -> (Bite, f64) {
-        drop(self.stop.take());
-        self.thread.join().unwrap()
+        drop(self.child.stdin.take());
+        let last = heard(&mut self.says);
+        assert!(self.child.wait().unwrap().success());
+        last
     }
+}
+
+fn heard<T: DeserializeOwned>(says: &mut impl BufRead) -> T {
+    let mut line = String::new();
+    says.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("the holder said {line:?}: {error}"))
+}
+
+fn holds_in_a_process() -> bool {
+    let Ok(order) = std::env::var(ORDER) else { return false };
+    wire::enter(&std::env::var(NETNS).unwrap());
+    let order: NetworkOrder = serde_json::from_str(&order).unwrap();
+    let began = Instant::now();
+    let mut engine = open(&order).unwrap();
+    println!("{}", serde_json::to_string(&(engine.is_real_time(), began.elapsed())).unwrap());
+    let before = cpu();
+    let bite = engine.run(drop, std::io::stdin().as_fd(), None).unwrap();
+    println!("{}", serde_json::to_string(&(bite, cpu() - before)).unwrap());
+    true
 }
 
 fn cpu() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// What other machines on the same iron took of this one's processors, in milliseconds, as far as it was told: the eighth
+/// number of `/proc/stat`, in hundredths of a second.
+fn stolen_ms() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    stat.lines().next().and_then(|line| line.split_whitespace().nth(8)?.parse().ok()).map_or(0, |ticks: u64| ticks * 10)
 }
 
 fn load(direction: Direction, per_second: f64, seconds: f64) -> Load {
@@ -117,29 +149,35 @@ fn delay(wire: &Wire, direction: Direction) {
         "\nError of the delay of what {} in us, UDP of 64 bytes",
         if direction == Direction::In { "comes in" } else { "goes out" }
     );
-    println!("    delay  packets/s      p50      p99    p99.9   lost  holder's own p99  CPU us/packet  real-time  got/s");
+    println!(
+        "    delay  packets/s      p50      p99    p99.9   lost  holder's own p99  CPU us/packet  real-time  got/s  stolen ms"
+    );
     for per_second in [100.0, 1_000.0, 10_000.0, 50_000.0, 100_000.0] {
+        let before = stolen_ms();
         let plain = send(wire, load(direction, per_second, 2.0)).join().unwrap();
+        let stolen = stolen_ms() - before;
         let [p50, p99, p999] = errors_us(&plain, 0.0);
         let got = plain.sent as f64 / plain.seconds;
         println!(
-            "   (none) {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {:>17} {:>14} {:>10} {got:>6.0}",
+            "   (none) {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {:>17} {:>14} {:>10} {got:>6.0} {stolen:>10}",
             plain.lost(),
             "-",
             "-",
             "-"
         );
         for delay_ms in [1, 10, 100] {
-            let held = Held::hold(wire, shape(direction, delay_of(delay_ms * 1_000)));
+            let held = Held::hold(wire, &shape(direction, delay_of(delay_ms * 1_000)));
             let real_time = held.real_time;
+            let before = stolen_ms();
             let outcome = send(wire, load(direction, per_second, 2.0)).join().unwrap();
+            let stolen = stolen_ms() - before;
             let (bite, cpu) = held.stop();
             let [p50, p99, p999] = errors_us(&outcome, delay_ms as f64 * 1_000.0);
             let own = bite.late_us.map_or(f64::NAN, |late| late.p99);
             let each = cpu * 1e6 / bite.taken.max(1) as f64;
             let got = outcome.sent as f64 / outcome.seconds;
             println!(
-                "{delay_ms:>6} ms {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {own:>17.1} {each:>14.1} {real_time:>10} {got:>6.0}",
+                "{delay_ms:>6} ms {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {own:>17.1} {each:>14.1} {real_time:>10} {got:>6.0} {stolen:>10}",
                 outcome.lost()
             );
         }
@@ -258,7 +296,7 @@ fn tcp(wire: &Wire) {
     println!("plain cable: into the target {:.0}, out of it {:.0}", throughput(wire, true), throughput(wire, false));
     for direction in [Direction::In, Direction::Out] {
         for delay_ms in [1, 10, 100] {
-            let held = Held::hold(wire, shape(direction, delay_of(delay_ms * 1_000)));
+            let held = Held::hold(wire, &shape(direction, delay_of(delay_ms * 1_000)));
             let [into, out] = [true, false].map(|into| throughput(wire, into));
             held.stop();
             println!("delay {delay_ms:>3} ms {direction:?}: into the target {into:.0}, out of it {out:.0}");
@@ -274,7 +312,7 @@ fn tcp(wire: &Wire) {
         Err(_) => println!("TOXIPROXY names no toxiproxy-server: it was not measured"),
     }
     for direction in [Direction::In, Direction::Out] {
-        let held = Held::hold(wire, shape(direction, Shape { rate_bits_per_s: Some(1_000_000_000_000), ..Shape::default() }));
+        let held = Held::hold(wire, &shape(direction, Shape { rate_bits_per_s: Some(1_000_000_000_000), ..Shape::default() }));
         let [into, out] = [true, false].map(|into| throughput(wire, into));
         held.stop();
         println!("packet by packet, nothing done, {direction:?}: into the target {into:.0}, out of it {out:.0}");
@@ -286,7 +324,8 @@ fn accuracy(wire: &Wire) {
     println!("\nAccuracy");
     for direction in [Direction::In, Direction::Out] {
         for burst in [1.0, 5.0] {
-            let held = Held::hold(wire, shape(direction, Shape { loss: Some(Loss { percent: 5.0, burst }), ..Shape::default() }));
+            let held =
+                Held::hold(wire, &shape(direction, Shape { loss: Some(Loss { percent: 5.0, burst }), ..Shape::default() }));
             let outcome = send(wire, load(direction, 10_000.0, 2.0)).join().unwrap();
             held.stop();
             let share = outcome.lost() as f64 * 100.0 / outcome.sent as f64;
@@ -294,7 +333,7 @@ fn accuracy(wire: &Wire) {
         }
         for megabits in [1, 10, 100] {
             let rate = megabits * 1_000_000;
-            let held = Held::hold(wire, shape(direction, Shape { rate_bits_per_s: Some(rate), ..Shape::default() }));
+            let held = Held::hold(wire, &shape(direction, Shape { rate_bits_per_s: Some(rate), ..Shape::default() }));
             let per_second = rate as f64 * 1.5 / 8.0 / 1_200.0;
             let outcome = send(wire, Load { size: 1_172, ..load(direction, per_second, 3.0) }).join().unwrap();
             held.stop();
@@ -306,7 +345,7 @@ fn accuracy(wire: &Wire) {
     for distribution in [Distribution::Uniform, Distribution::Normal, Distribution::Pareto] {
         let asked = if distribution == Distribution::Uniform { 4.0 / 3f64.sqrt() } else { 4.0 };
         let delay = Some(Delay { mean_us: 16_000, jitter_us: 4_000, distribution, correlation: 0.0 });
-        let held = Held::hold(wire, shape(Direction::In, Shape { delay, ..Shape::default() }));
+        let held = Held::hold(wire, &shape(Direction::In, Shape { delay, ..Shape::default() }));
         let outcome = send(wire, load(Direction::In, 2_000.0, 20.0)).join().unwrap();
         held.stop();
         let delays: Vec<f64> = outcome.arrivals.iter().map(|arrival| arrival.delay_us() / 1_000.0).collect();
@@ -318,44 +357,18 @@ fn accuracy(wire: &Wire) {
     }
 }
 
-const ORDER: &str = "GAMEDAY_BENCH_HOLD";
-const NETNS: &str = "GAMEDAY_BENCH_NETNS";
-
-fn hold_in_a_process(wire: &Wire, order: &NetworkOrder) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .env(ORDER, serde_json::to_string(order).unwrap())
-        .env(NETNS, wire.name(End::Target))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    assert_eq!(child.stdout.as_mut().unwrap().read(&mut [0]).unwrap(), 1, "the holder ended");
-    child
-}
-
-fn holds_in_a_process() -> bool {
-    let Ok(order) = std::env::var(ORDER) else { return false };
-    wire::enter(&std::env::var(NETNS).unwrap());
-    let order: NetworkOrder = serde_json::from_str(&order).unwrap();
-    let mut engine = open(&order).unwrap();
-    std::io::stdout().write_all(b"!").unwrap();
-    std::io::stdout().flush().unwrap();
-    engine.run(drop, std::io::stdin().as_fd(), None).unwrap();
-    true
-}
-
 fn end(wire: &Wire) {
     println!("\nThe end, 10,000 packets/s delayed by 20 ms");
     for direction in [Direction::In, Direction::Out] {
         let (mut after_ms, mut lost) = (Vec::new(), Vec::new());
         for _ in 0..10 {
-            let mut child = hold_in_a_process(wire, &shape(direction, delay_of(20_000)));
+            let mut held = Held::hold(wire, &shape(direction, delay_of(20_000)));
             let running = send(wire, load(direction, 10_000.0, 0.5));
             std::thread::sleep(Duration::from_millis(250));
-            let rss = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let rss = std::fs::read_to_string(format!("/proc/{}/status", held.child.id())).unwrap();
             let killed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-            child.kill().unwrap();
-            child.wait().unwrap();
+            held.child.kill().unwrap();
+            held.child.wait().unwrap();
             let outcome = running.join().unwrap();
             let unharmed =
                 outcome.arrivals.iter().find(|arrival| arrival.sent >= killed && arrival.delay_us() < 5_000.0).unwrap();
@@ -375,7 +388,7 @@ fn end(wire: &Wire) {
         );
         let (mut lost, mut opened) = (0, Vec::new());
         for _ in 0..10 {
-            let held = Held::hold(wire, shape(direction, delay_of(20_000)));
+            let held = Held::hold(wire, &shape(direction, delay_of(20_000)));
             opened.push(held.opened.as_secs_f64() * 1_000.0);
             let running = send(wire, load(direction, 10_000.0, 0.5));
             std::thread::sleep(Duration::from_millis(250));

@@ -1,16 +1,18 @@
 //! Every kind of fault that a node holds: it bites, it ends with whatever dies, and a sweep of the nodes finds nothing.
 //!
 //! `GAMEDAY_REPEAT=20` kills that often; once is what CI does. `GAMEDAY_OUTAGE=120` leaves the API server stopped for so
-//! many seconds, though all has ended before.
+//! many seconds, though all has ended before. `--ignored clock` sets the clock of the machine, which CI does not.
 
 use std::cell::Cell;
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gameday::api::{ExperimentPhase, GameDayRunStatus, Verdict};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::ListParams;
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::held::{answer, holders, injections};
 use crate::lab::{ApiServer, Lab, PATIENCE, eventually, kubectl, kubectl_apply, lab_pid, runtime, signal};
@@ -149,6 +151,11 @@ impl Kit {
         })
         .await;
         assert!(holders().len() >= KINDS.len());
+    }
+
+    async fn stop(&self) {
+        let stop = kube::api::Patch::Merge(serde_json::json!({"spec": {"stop": {"reason": "tried"}}}));
+        self.lab.runs().patch(&self.run, &Default::default(), &stop).await.expect("the run is stopped");
     }
 
     /// How long until no process holds anything.
@@ -404,9 +411,7 @@ fn without_kubelets_every_kind_ends_when_it_is_told_to() {
         for _ in 0..repeat() {
             kit.hold("5m").await;
             let killed: Vec<Kubelet> = ["node1", "node2", "node3"].map(Kubelet::killed).into();
-            let stop = serde_json::json!({"spec": {"stop": {"reason": "the kubelets are dead"}}});
-            let patch = kube::api::Patch::Merge(stop);
-            kit.lab.runs().patch(&kit.run, &Default::default(), &patch).await.expect("the run is stopped");
+            kit.stop().await;
             took.push(kit.until_gone(Duration::from_secs(2)).await);
             drop(killed);
             assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
@@ -455,5 +460,91 @@ fn with_the_nodes_links_cut_every_kind_ends_within_half_a_minute() {
             kit.sweep().await;
         }
         say("links cut", took);
+    });
+}
+
+/// The clock of this machine, wrong until this is dropped.
+struct WrongClock {
+    /// Sets it right if this process does not.
+    other: Child,
+    /// By the clock that nobody can set.
+    right: i64,
+}
+
+const NANOSECONDS: i64 = 1_000_000_000;
+
+fn nanoseconds(clock: ClockId) -> i64 {
+    let now = clock_gettime(clock);
+    now.tv_sec * NANOSECONDS + now.tv_nsec
+}
+
+impl WrongClock {
+    fn by(hours: i64) -> WrongClock {
+        let right = nanoseconds(ClockId::Realtime) - nanoseconds(ClockId::Boottime);
+        let other = Command::new("sh")
+            .args(["-c", r#"read right && exit; date -s @$(awk "{printf \"%.3f\", $1 + \$1}" /proc/uptime)"#])
+            .arg("sh")
+            .arg((right as f64 / NANOSECONDS as f64).to_string())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let clock = WrongClock { other, right };
+        clock.set(hours * 3600 * NANOSECONDS);
+        clock
+    }
+
+    fn set(&self, off: i64) {
+        let time = self.right + nanoseconds(ClockId::Boottime) + off;
+        let time = Timespec { tv_sec: time.div_euclid(NANOSECONDS), tv_nsec: time.rem_euclid(NANOSECONDS) };
+        clock_settime(ClockId::Realtime, time).expect("the clock of this machine can be set");
+    }
+}
+
+impl Drop for WrongClock {
+    fn drop(&mut self) {
+        self.set(0);
+        let told = self.other.stdin.take().map(|mut other| writeln!(other, "right"));
+        assert!(matches!(told, Some(Ok(()))) && self.other.wait().expect("it ends").success());
+    }
+}
+
+#[test]
+#[ignore = "sets the clock of this machine, an hour on and back, for seconds"]
+fn with_the_clock_set_an_hour_on_and_back_every_kind_is_held_and_ends_in_its_time() {
+    const WRONG: Duration = Duration::from_secs(4);
+    runtime().block_on(async {
+        let mut kit = Kit::new("clock").await;
+        let mut took = Vec::new();
+        for _ in 0..repeat() {
+            kit.hold("5m").await;
+            let back = WrongClock::by(-1);
+            tokio::time::sleep(WRONG).await;
+            assert!(holders().len() >= KINDS.len(), "an hour back");
+            drop(back);
+            let on = WrongClock::by(1);
+            tokio::time::sleep(WRONG).await;
+            assert!(holders().len() >= KINDS.len(), "an hour on");
+            kit.stop().await;
+            took.push(kit.until_gone(Duration::from_secs(2)).await);
+            drop(on);
+            assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
+            kit.sweep().await;
+
+            kit.hold("20s").await;
+            let held = Instant::now();
+            for hours in [1, -1] {
+                let _wrong = WrongClock::by(hours);
+                tokio::time::sleep(WRONG).await;
+                assert!(holders().len() >= KINDS.len(), "{hours} h");
+            }
+            kit.until_gone(Duration::from_secs(20)).await;
+            // Those that bit first wait for those that bit last, which is some seconds.
+            let held = held.elapsed();
+            println!("held for 20 s by their order, and for {held:?} after all had bitten");
+            assert!(held > Duration::from_secs(14) && held < Duration::from_secs(21), "{held:?}");
+            assert_eq!(kit.finished().await.verdict, Some(Verdict::Passed));
+            kit.sweep().await;
+        }
+        say("clock an hour on", took);
     });
 }
