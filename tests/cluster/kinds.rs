@@ -479,7 +479,7 @@ fn nanoseconds(clock: ClockId) -> i64 {
 }
 
 impl WrongClock {
-    fn by(hours: i64) -> WrongClock {
+    fn by(minutes: i64) -> WrongClock {
         let right = nanoseconds(ClockId::Realtime) - nanoseconds(ClockId::Boottime);
         let other = Command::new("sh")
             .args(["-c", r#"read right && exit; date -s @$(awk "{printf \"%.3f\", $1 + \$1}" /proc/uptime)"#])
@@ -489,7 +489,7 @@ impl WrongClock {
             .spawn()
             .expect("a shell");
         let clock = WrongClock { other, right };
-        clock.set(hours * 3600 * NANOSECONDS);
+        clock.set(minutes * 60 * NANOSECONDS);
         clock
     }
 
@@ -517,25 +517,28 @@ fn with_the_clock_set_an_hour_on_and_back_every_kind_is_held_and_ends_in_its_tim
         let mut took = Vec::new();
         for _ in 0..repeat() {
             kit.hold("5m").await;
-            let back = WrongClock::by(-1);
+            let back = WrongClock::by(-60);
             tokio::time::sleep(WRONG).await;
             assert!(holders().len() >= KINDS.len(), "an hour back");
             drop(back);
-            let on = WrongClock::by(1);
+            let on = WrongClock::by(60);
             tokio::time::sleep(WRONG).await;
             assert!(holders().len() >= KINDS.len(), "an hour on");
             kit.stop().await;
             took.push(kit.until_gone(Duration::from_secs(2)).await);
             drop(on);
+            // A kubelet that looks at a token in that hour finds it old, and makes one that is valid in an hour.
+            kubectl(&["-n", "gameday-agents", "delete", "pods", "-l", "app.kubernetes.io/name=gameday-agent"]);
             assert_eq!(kit.finished().await.verdict, Some(Verdict::Inconclusive));
             kit.sweep().await;
 
             kit.hold("20s").await;
             let held = Instant::now();
-            for hours in [1, -1] {
-                let _wrong = WrongClock::by(hours);
+            // In 48 minutes a token is old.
+            for minutes in [40, -60] {
+                let _wrong = WrongClock::by(minutes);
                 tokio::time::sleep(WRONG).await;
-                assert!(holders().len() >= KINDS.len(), "{hours} h");
+                assert!(holders().len() >= KINDS.len(), "{minutes} min");
             }
             kit.until_gone(Duration::from_secs(20)).await;
             // Those that bit first wait for those that bit last, which is some seconds.
