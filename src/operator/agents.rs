@@ -101,8 +101,8 @@ impl Agents {
         let (mut wanted, pods) = (lock(&self.wanted), lock(&self.pods));
         let mut more = false;
         for (node, faults) in nodes {
-            more |= wanted.get(node).is_none_or(|known| !known.faults.is_superset(faults));
             let known = wanted.entry(node.clone()).or_insert_with(|| Wanted::new(BTreeSet::new()));
+            more |= !known.faults.is_superset(faults);
             known.faults.extend(faults);
             known.at = Instant::now();
             if pods.values().any(|pod| node_of(pod) == Some(node) && faults_of(pod).is_superset(faults)) {

@@ -467,7 +467,7 @@ fn with_the_nodes_links_cut_every_kind_ends_within_half_a_minute() {
 struct WrongClock {
     /// Sets it right if this process does not.
     other: Child,
-    /// By the clock that nobody can set.
+    /// How far ahead of the clock that nobody can set it is right.
     right: i64,
 }
 
@@ -476,6 +476,13 @@ const NANOSECONDS: i64 = 1_000_000_000;
 fn nanoseconds(clock: ClockId) -> i64 {
     let now = clock_gettime(clock);
     now.tv_sec * NANOSECONDS + now.tv_nsec
+}
+
+/// So far ahead of the clock that nobody can set.
+fn set_clock(ahead: i64) {
+    let time = nanoseconds(ClockId::Boottime) + ahead;
+    let time = Timespec { tv_sec: time.div_euclid(NANOSECONDS), tv_nsec: time.rem_euclid(NANOSECONDS) };
+    clock_settime(ClockId::Realtime, time).expect("the clock of this machine can be set");
 }
 
 impl WrongClock {
@@ -488,21 +495,14 @@ impl WrongClock {
             .stdin(Stdio::piped())
             .spawn()
             .expect("a shell");
-        let clock = WrongClock { other, right };
-        clock.set(minutes * 60 * NANOSECONDS);
-        clock
-    }
-
-    fn set(&self, off: i64) {
-        let time = self.right + nanoseconds(ClockId::Boottime) + off;
-        let time = Timespec { tv_sec: time.div_euclid(NANOSECONDS), tv_nsec: time.rem_euclid(NANOSECONDS) };
-        clock_settime(ClockId::Realtime, time).expect("the clock of this machine can be set");
+        set_clock(right + minutes * 60 * NANOSECONDS);
+        WrongClock { other, right }
     }
 }
 
 impl Drop for WrongClock {
     fn drop(&mut self) {
-        self.set(0);
+        set_clock(self.right);
         let told = self.other.stdin.take().map(|mut other| writeln!(other, "right"));
         assert!(matches!(told, Some(Ok(()))) && self.other.wait().expect("it ends").success());
     }
