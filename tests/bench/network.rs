@@ -13,7 +13,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -130,6 +131,55 @@ fn stolen_ms() -> u64 {
     stat.lines().next().and_then(|line| line.split_whitespace().nth(8)?.parse().ok()).map_or(0, |ticks: u64| ticks * 10)
 }
 
+/// How late the machine itself is: a thread on each processor, ahead of everything that is measured, that does nothing but
+/// sleep for a millisecond at a time. A pause of the machine that takes ten of its turns counts ten times, as it does for
+/// packets.
+struct Timers {
+    done: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<f64>>>,
+}
+
+impl Timers {
+    fn start() -> Timers {
+        let done = Arc::new(AtomicBool::new(false));
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let threads = (0..processors).map(|processor| {
+            let done = done.clone();
+            std::thread::spawn(move || late_by_us(processor, &done))
+        });
+        Timers { threads: threads.collect(), done }
+    }
+
+    /// The late percent begins here, in us.
+    fn p99(self) -> f64 {
+        self.done.store(true, Ordering::Relaxed);
+        let mut late: Vec<f64> = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        late.sort_by(f64::total_cmp);
+        quantile(&late, 0.99)
+    }
+}
+
+fn late_by_us(processor: usize, done: &AtomicBool) -> Vec<f64> {
+    const EACH_NS: u64 = 1_000_000;
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(processor);
+    rustix::thread::sched_setaffinity(None, &only).unwrap();
+    wire::real_time_scheduling(2);
+    let mut late = Vec::new();
+    let mut due = monotonic();
+    while !done.load(Ordering::Relaxed) {
+        due += EACH_NS;
+        std::thread::sleep(Duration::from_nanos(due.saturating_sub(monotonic())));
+        late.push((monotonic() - due) as f64 / 1e3);
+    }
+    late
+}
+
+fn monotonic() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 fn load(direction: Direction, per_second: f64, seconds: f64) -> Load {
     let count = (per_second * seconds) as u64;
     match direction {
@@ -150,16 +200,16 @@ fn delay(wire: &Wire, direction: Direction) {
         if direction == Direction::In { "comes in" } else { "goes out" }
     );
     println!(
-        "    delay  packets/s      p50      p99    p99.9   lost  holder's own p99  CPU us/packet  real-time  got/s  stolen ms"
+        "    delay  packets/s      p50      p99    p99.9   lost  holder's own p99  CPU us/packet  real-time  got/s  stolen ms  timer's p99"
     );
     for per_second in [100.0, 1_000.0, 10_000.0, 50_000.0, 100_000.0] {
-        let before = stolen_ms();
+        let (timers, before) = (Timers::start(), stolen_ms());
         let plain = send(wire, load(direction, per_second, 2.0)).join().unwrap();
-        let stolen = stolen_ms() - before;
+        let (stolen, timer) = (stolen_ms() - before, timers.p99());
         let [p50, p99, p999] = errors_us(&plain, 0.0);
         let got = plain.sent as f64 / plain.seconds;
         println!(
-            "   (none) {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {:>17} {:>14} {:>10} {got:>6.0} {stolen:>10}",
+            "   (none) {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {:>17} {:>14} {:>10} {got:>6.0} {stolen:>10} {timer:>12.1}",
             plain.lost(),
             "-",
             "-",
@@ -168,16 +218,16 @@ fn delay(wire: &Wire, direction: Direction) {
         for delay_ms in [1, 10, 100] {
             let held = Held::hold(wire, &shape(direction, delay_of(delay_ms * 1_000)));
             let real_time = held.real_time;
-            let before = stolen_ms();
+            let (timers, before) = (Timers::start(), stolen_ms());
             let outcome = send(wire, load(direction, per_second, 2.0)).join().unwrap();
-            let stolen = stolen_ms() - before;
+            let (stolen, timer) = (stolen_ms() - before, timers.p99());
             let (bite, cpu) = held.stop();
             let [p50, p99, p999] = errors_us(&outcome, delay_ms as f64 * 1_000.0);
             let own = bite.late_us.map_or(f64::NAN, |late| late.p99);
             let each = cpu * 1e6 / bite.taken.max(1) as f64;
             let got = outcome.sent as f64 / outcome.seconds;
             println!(
-                "{delay_ms:>6} ms {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {own:>17.1} {each:>14.1} {real_time:>10} {got:>6.0} {stolen:>10}",
+                "{delay_ms:>6} ms {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {own:>17.1} {each:>14.1} {real_time:>10} {got:>6.0} {stolen:>10} {timer:>12.1}",
                 outcome.lost()
             );
         }

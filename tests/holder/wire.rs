@@ -270,7 +270,7 @@ pub fn send(wire: &Wire, load: Load) -> JoinHandle<Outcome> {
 }
 
 fn send_paced(socket: &UdpSocket, load: &Load) -> (u64, u64, f64) {
-    real_time_scheduling();
+    real_time_scheduling(1);
     // SAFETY: no memory is passed.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
     let mut bytes = vec![FILLER; load.size.max(16)];
@@ -298,8 +298,8 @@ fn real_time() -> u64 {
 }
 
 /// So that what is measured is the fault and not its measurer's wait for a processor.
-fn real_time_scheduling() {
-    let parameter = libc::sched_param { sched_priority: 1 };
+pub fn real_time_scheduling(priority: i32) {
+    let parameter = libc::sched_param { sched_priority: priority };
     // SAFETY: `parameter` lives through the call. Where it is refused, times are less exact.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
 }
@@ -315,7 +315,7 @@ fn receive(socket: &UdpSocket, done: &AtomicBool, load: &Load) -> Vec<Arrival> {
     const MANY: usize = 64;
     const ROOM: usize = 2048;
     const CONTROL: usize = 64;
-    real_time_scheduling();
+    real_time_scheduling(1);
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 256 << 20);
     set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::alarm::Alarm;
+use super::arrival::Arrivals;
 use super::bite::Bite;
 use super::fate::RATE_BACKLOG_NS;
 use super::line::Line;
@@ -27,10 +28,8 @@ const PACKETS_PER_S: u64 = 200_000;
 const WAITING_MAX: u64 = 65_536;
 /// Room for what comes while we are not running. Also the bound on what a hung holder can stop: above, packets pass.
 const WAITING_MIN: u64 = 8_192;
-/// Datagrams taken in before those that are due are let out.
+/// How often packets are taken in before those that are due are let out.
 const ROUNDS: usize = 4;
-/// Frames taken in before those that are due are let out.
-const FRAMES: usize = 256;
 const REPORT_NS: u64 = 1_000_000_000;
 /// An update is a line of JSON: ten thousand addresses of 45 characters, and some.
 const UPDATE_BYTES_MAX: usize = 1 << 20;
@@ -65,12 +64,12 @@ struct Queue {
     writer: Writer,
     /// Open where the times of packets matter.
     _stamps: Option<OwnedFd>,
-    /// What is read next came later.
-    since: u64,
+    arrivals: Arrivals,
 }
 
 struct Tapped {
     tap: Tap,
+    arrivals: Arrivals,
     line: Line,
 }
 
@@ -115,7 +114,7 @@ impl Engine {
         }
         let tapped = tap.map(|tap| {
             let line = Line::new(plan.model(order, Direction::Out), plan.undetected());
-            Tapped { tap, line }
+            Tapped { tap, arrivals: Arrivals::since(sys::now()), line }
         });
         let (rulesets, queue_by) = create(&table, order, &plan, &numbers, tapped.as_ref().map(|tapped| &tapped.tap))?;
         let sockets = match order.effect {
@@ -217,12 +216,7 @@ impl Engine {
             more |= queue.take_in(pass)?;
         }
         if let Some(tapped) = &mut self.tap {
-            for _ in 0..FRAMES {
-                let Some(frame) = tapped.tap.read()? else { return Ok(more) };
-                let length = u32::try_from(frame.len() - tap::IP_OFFSET).unwrap_or(u32::MAX);
-                tapped.line.take(sys::now(), 0, length, frame);
-            }
-            more = true;
+            more |= tapped.take_in()?;
         }
         Ok(more)
     }
@@ -245,7 +239,7 @@ impl Engine {
                 next = [next, line.next_at()].into_iter().flatten().min();
             }
         }
-        if let Some(Tapped { tap, line }) = &mut self.tap {
+        if let Some(Tapped { tap, line, .. }) = &mut self.tap {
             while line.next_at().is_some_and(|at| at <= sys::now()) {
                 let frames = line.frames_out(sys::now(), tap::IP_OFFSET);
                 line.tally.failed += tap.send(&frames) as u64;
@@ -374,7 +368,7 @@ impl Engine {
                 }
             }
         }
-        if let Some(Tapped { tap, line }) = &mut self.tap {
+        if let Some(Tapped { tap, line, .. }) = &mut self.tap {
             line.tally.failed += tap.send(&line.release_frames()) as u64;
         }
         Ok(())
@@ -473,7 +467,7 @@ impl Queue {
         let timed = shape.delay.is_some() || shape.rate_bits_per_s.is_some();
         let stamps = (timed && plan.queued.contains(&Direction::In)).then(stamping).transpose();
         let stamps = stamps.map_err(|error| Refusal::kernel("the time at which packets come", error))?;
-        Ok(Queue { socket, inbox, lines, writer: Writer::default(), _stamps: stamps, since: sys::now() })
+        Ok(Queue { socket, inbox, lines, writer: Writer::default(), _stamps: stamps, arrivals: Arrivals::since(sys::now()) })
     }
 
     /// Takes in packets that have come; true if there may be more. `pass` lets them go at once.
@@ -481,9 +475,7 @@ impl Queue {
         for _ in 0..ROUNDS {
             let before = sys::now();
             let count = self.inbox.fill(self.socket.fd())?;
-            // In this order: a pause between the two makes packets later, not earlier.
-            let of_day = sys::of_day();
-            let at = sys::now();
+            let read = sys::read_now();
             for message in self.inbox.datagrams().flat_map(netlink::messages) {
                 match message.answer() {
                     Answer::Message(message) if message.kind == queue::PACKET => {
@@ -494,8 +486,8 @@ impl Queue {
                         if pass {
                             queue::verdict(&mut self.writer, *number, packet.id, queue::Verdict::Accept, None);
                         } else {
-                            self.since = queue::Read { at, of_day, since: self.since }.came(packet.stamp);
-                            line.take(self.since, packet.id, packet.length, packet.bytes);
+                            let came = self.arrivals.came(read, packet.stamp);
+                            line.take(came, packet.id, packet.length, packet.bytes);
                         }
                     }
                     Answer::Message(_) | Answer::Done => {}
@@ -513,7 +505,27 @@ impl Queue {
                 self.writer.clear();
             }
             if count < self.inbox.capacity() {
-                self.since = self.since.max(before);
+                self.arrivals.empty_at(before);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Tapped {
+    /// Takes in frames that have come; true if there may be more.
+    fn take_in(&mut self) -> Result<bool, Failure> {
+        for _ in 0..ROUNDS {
+            let before = sys::now();
+            let count = self.tap.fill()?;
+            let read = sys::read_now();
+            for (stamp, frame) in self.tap.frames() {
+                let length = u32::try_from(frame.len() - tap::IP_OFFSET).unwrap_or(u32::MAX);
+                self.line.take(self.arrivals.came(read, stamp), 0, length, frame);
+            }
+            if count < self.tap.at_once() {
+                self.arrivals.empty_at(before);
                 return Ok(false);
             }
         }

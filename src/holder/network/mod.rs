@@ -6,9 +6,10 @@
 //! What the target sends is delayed by way of a TAP device instead: see `tap`. Nothing is decided by the loop in
 //! `engine`; everything that decides is without I/O and tested without a kernel.
 //!
-//! Reading order: `order`, `fate`, `jitter`, `waiting`, `line`; `ruleset`; `alarm`, `engine`.
+//! Reading order: `order`, `fate`, `jitter`, `waiting`, `line`; `ruleset`; `arrival`, `alarm`, `engine`.
 
 mod alarm;
+mod arrival;
 mod bite;
 mod engine;
 mod fate;

@@ -21,9 +21,6 @@ const FAIL_OPEN: u32 = 1;
 /// `NFQA_CFG_F_GSO`: superpackets stay whole, checksums may be unfinished.
 const SUPERPACKETS: u32 = 4;
 
-/// A holder that wakes later than this has worse troubles than when a packet came.
-const AGE_MAX_NS: u64 = 1_000_000_000;
-
 const PACKET_HEADER: u16 = 1;
 const VERDICT_HEADER: u16 = 2;
 const STAMP: u16 = 4;
@@ -108,25 +105,6 @@ fn stamp(value: &[u8]) -> Option<u64> {
     microseconds.checked_add(1)?.checked_mul(1_000)
 }
 
-/// When packets were read, by the clock that times them and by the one that stamps them.
-#[derive(Clone, Copy, Debug)]
-pub struct Read {
-    pub at: u64,
-    pub of_day: u64,
-    /// None that was read now came before: then the queue was empty, or the one before it came.
-    pub since: u64,
-}
-
-impl Read {
-    /// When a packet came: not when a process that slept had woken to read it, if it bears a stamp. A stamp that would
-    /// make it older than [`AGE_MAX_NS`] is of another clock, or the clock was set in between: then it came now.
-    pub fn came(self, stamp: Option<u64>) -> u64 {
-        let age = stamp.map_or(0, |stamp| self.of_day.saturating_sub(stamp));
-        let age = if age > AGE_MAX_NS { 0 } else { age };
-        self.at.saturating_sub(age).max(self.since).min(self.at)
-    }
-}
-
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -187,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_when_it_came_whatever_the_clock_of_the_day_did_since() {
+    fn a_stamp_is_in_microseconds_rounded_up() {
         let mut writer = Writer::default();
         writer.netfilter(Head { kind: PACKET, flags: 0, sequence: 0 }, 2, 1, |writer| {
             writer.attribute(PACKET_HEADER, &[0, 0, 0, 1, 8, 0, 1]);
@@ -195,12 +173,6 @@ mod tests {
         });
         let stamp = packet(messages(writer.bytes()).next().unwrap().body).unwrap().stamp;
         assert_eq!(stamp, Some(9_000_008_000));
-        let read = Read { at: 500_000, of_day: 9_000_068_000, since: 100_000 };
-        assert_eq!(read.came(stamp), 440_000);
-        assert_eq!(read.came(None), 500_000);
-        assert_eq!(Read { of_day: 9_300_000_000, ..read }.came(stamp), 100_000);
-        assert_eq!(Read { of_day: 3_609_000_068_000, ..read }.came(stamp), 500_000);
-        assert_eq!(Read { of_day: 0, ..read }.came(stamp), 500_000);
     }
 
     #[test]

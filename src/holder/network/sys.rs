@@ -5,6 +5,7 @@ use std::mem;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::arrival::Read;
 use super::netlink::{Answer, Message, Writer, messages};
 
 /// Largest datagram that netlink sends us in answer to a request.
@@ -28,10 +29,21 @@ pub fn of_day() -> u64 {
     nanoseconds(libc::CLOCK_REALTIME)
 }
 
+/// When packets were read that have just been read.
+pub fn read_now() -> Read {
+    // In this order: a pause between the two makes packets later, not earlier.
+    let of_day = of_day();
+    Read { at: now(), of_day }
+}
+
 fn nanoseconds(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a timespec of ours. Both clocks always exist.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
+    nanoseconds_of(time)
+}
+
+fn nanoseconds_of(time: libc::timespec) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
@@ -223,11 +235,23 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 pub struct Inbox {
     buffers: Vec<Vec<u8>>,
     lengths: Vec<usize>,
+    /// Where stamps are asked for: room for one control message each.
+    controls: Vec<Control>,
+    stamps: Vec<Option<u64>>,
 }
+
+/// As much as a `timespec` takes with its header, aligned as that is.
+type Control = [u64; 8];
 
 impl Inbox {
     pub fn new(datagrams: usize, bytes_each: usize) -> Self {
-        Inbox { buffers: vec![vec![0; bytes_each]; datagrams], lengths: Vec::with_capacity(datagrams) }
+        let buffers = vec![vec![0; bytes_each]; datagrams];
+        Inbox { buffers, lengths: Vec::with_capacity(datagrams), controls: Vec::new(), stamps: Vec::new() }
+    }
+
+    /// The same, with the times at which datagrams came, of a socket with SO_TIMESTAMPNS.
+    pub fn stamped(self) -> Self {
+        Inbox { controls: vec![[0; 8]; self.buffers.len()], ..self }
     }
 
     pub fn capacity(&self) -> usize {
@@ -237,19 +261,26 @@ impl Inbox {
     /// Reads those that are there, without waiting.
     pub fn fill(&mut self, fd: &OwnedFd) -> io::Result<usize> {
         self.lengths.clear();
+        self.stamps.clear();
         let mut parts: Vec<libc::iovec> = self
             .buffers
             .iter_mut()
             .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
             .collect();
         let mut headers: Vec<libc::mmsghdr> = parts.iter_mut().map(one_part).collect();
+        for (header, control) in headers.iter_mut().zip(&mut self.controls) {
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
+        }
         let count = headers.len() as libc::c_uint;
-        // SAFETY: each header points at its part, each part at its buffer; all live through the call.
+        // SAFETY: each header points at its part and its control, each part at its buffer; all live through the call.
         let received =
             unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, std::ptr::null_mut()) };
         match checked(received) {
             Ok(received) => {
-                self.lengths.extend(headers.iter().take(received as usize).map(|header| header.msg_len as usize));
+                let received = &headers[..received as usize];
+                self.lengths.extend(received.iter().map(|header| header.msg_len as usize));
+                self.stamps.extend(received.iter().map(|header| stamp(&header.msg_hdr)));
                 Ok(self.lengths.len())
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
@@ -260,6 +291,23 @@ impl Inbox {
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
         self.buffers.iter().zip(&self.lengths).map(|(buffer, length)| &buffer[..*length])
     }
+
+    /// When each datagram came, in nanoseconds since 1970.
+    pub fn stamps(&self) -> impl Iterator<Item = Option<u64>> {
+        self.stamps.iter().copied()
+    }
+}
+
+fn stamp(header: &libc::msghdr) -> Option<u64> {
+    // SAFETY: the kernel has written `msg_controllen` bytes of control messages; none if there was no room for any. The
+    // one of this kind is a timespec, perhaps not aligned.
+    let time = unsafe {
+        let control = libc::CMSG_FIRSTHDR(header);
+        let is_time =
+            !control.is_null() && (*control).cmsg_level == libc::SOL_SOCKET && (*control).cmsg_type == libc::SCM_TIMESTAMPNS;
+        is_time.then(|| libc::CMSG_DATA(control).cast::<libc::timespec>().read_unaligned())
+    }?;
+    Some(nanoseconds_of(time))
 }
 
 fn one_part(part: &mut libc::iovec) -> libc::mmsghdr {
@@ -379,12 +427,6 @@ impl Device {
         Ok((address.sa_family, bytes))
     }
 
-    /// Packets that wait for the reader of a TAP; it starts with fewer than a burst.
-    pub fn set_queue_length(mut self, through: &OwnedFd, packets: i32) -> io::Result<()> {
-        self.request.ifr_ifru.ifru_metric = packets;
-        self.ask(through, libc::SIOCSIFTXQLEN as libc::Ioctl)
-    }
-
     /// Up, and never asking for addresses of neighbours.
     pub fn set_up(mut self, through: &OwnedFd) -> io::Result<()> {
         self.request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_NOARP) as libc::c_short;
@@ -415,6 +457,16 @@ pub fn set_offloads(tun: &OwnedFd, superpackets: bool) -> io::Result<()> {
     result
 }
 
+/// Lets a TAP drop whatever is sent into it, after sockets that listen to it have seen it.
+pub fn drop_all(tun: &OwnedFd) -> io::Result<()> {
+    const TUNATTACHFILTER: libc::Ioctl = 0x4010_54d5_u32 as libc::Ioctl;
+    // "Of each frame keep the first 0 bytes."
+    let mut code = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    // SAFETY: the program and its code live through the call, which copies them.
+    checked(unsafe { libc::ioctl(tun.as_raw_fd(), TUNATTACHFILTER, &raw const program) }).map(drop)
+}
+
 /// Names of all network devices here.
 pub fn device_names() -> io::Result<Vec<String>> {
     // SAFETY: the list is ours until freed, and ends with an entry of index 0; names are C strings.
@@ -434,11 +486,21 @@ pub fn device_names() -> io::Result<Vec<String>> {
     }
 }
 
-/// Sends and receives whole frames of one device.
+/// Sends whole frames by one device.
 pub fn bind_to_device(fd: &OwnedFd, index: u32) -> io::Result<()> {
+    bind_packets(fd, index, 0)
+}
+
+/// Receives all frames of one device.
+pub fn listen_to_device(fd: &OwnedFd, index: u32) -> io::Result<()> {
+    bind_packets(fd, index, libc::ETH_P_ALL as u16)
+}
+
+fn bind_packets(fd: &OwnedFd, index: u32, protocol: u16) -> io::Result<()> {
     // SAFETY: all zero is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = protocol.to_be();
     address.sll_ifindex = index as libc::c_int;
     let length = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: `address` lives through the call and is as long as is said.

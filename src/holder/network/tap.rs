@@ -1,13 +1,16 @@
 //! Frames on their way out, taken from one device, held here and sent on: the only way to delay what a target sends
 //! without stopping its TCP, whose packets count against their sender for as long as they are in a queue of the kernel.
 //! The TAP and everything in it end with the process.
+//!
+//! The TAP itself drops what is sent into it: frames are read from a socket that listens to it, many at a time and each
+//! with the time at which it came, neither of which a TAP can give.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::Refusal;
 use super::ruleset::MARK;
-use super::sys::{self, Device};
+use super::sys::{self, Device, Inbox};
 
 /// The device's name, and proof that nothing is left when it is gone.
 pub const NAME: &str = "gameday0";
@@ -15,22 +18,26 @@ pub const NAME: &str = "gameday0";
 const VIRTIO: usize = 10;
 pub const IP_OFFSET: usize = VIRTIO + 14;
 const ARPHRD_ETHER: u16 = 1;
-/// Frames that wait for us in the kernel. More is refused before Linux 6.13.
-const QUEUE_LENGTH: i32 = 30_000;
+/// Frames that wait for us in the kernel, as it counts their memory, halved: 50,000 small ones, 100 MB of large ones.
+const RECEIVE_BUFFER: i32 = 64 << 20;
+/// Frames of one read.
+const AT_ONCE: usize = 32;
+const FRAME_MAX: usize = 70 << 10;
 /// The most that a TAP takes.
 const MTU_MAX: i32 = 65_521;
 /// What is sent must not wait for memory.
 const SEND_BUFFER: i32 = 64 << 20;
 
 pub struct Tap {
-    tun: OwnedFd,
+    _tun: OwnedFd,
+    taken: OwnedFd,
     out: OwnedFd,
     /// The device that frames are taken from.
     pub device: String,
     pub index: u32,
     /// Of the TAP itself: its own chatter is not sent on.
     own_address: [u8; 6],
-    buffer: Vec<u8>,
+    inbox: Inbox,
 }
 
 impl Tap {
@@ -52,46 +59,53 @@ impl Tap {
         Device::named(NAME).make_tap(&tun).map_err(refused("making a TAP device"))?;
         sys::set_offloads(&tun, superpackets).map_err(refused("its offloads"))?;
         let setup = || {
-            Device::named(NAME).set_queue_length(&control, QUEUE_LENGTH)?;
+            sys::drop_all(&tun)?;
             let mtu = Device::named(&device).mtu(&control)?.min(MTU_MAX);
             Device::named(NAME).set_mtu(&control, mtu)?;
             Device::named(NAME).set_up(&control)?;
             let (_, own_address) = Device::named(NAME).hardware(&control)?;
             let index = Device::named(NAME).index(&control)?;
+            let taken = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+            sys::set_option(&taken, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+            sys::set_option(&taken, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+            sys::set_option(&taken, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
+            sys::listen_to_device(&taken, index)?;
             let out = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
             sys::bind_to_device(&out, Device::named(&device).index(&control)?)?;
             sys::set_option(&out, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
             sys::set_option(&out, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
             sys::set_option(&out, libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)?;
             sys::set_option(&out, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)?;
-            Ok((own_address, index, out))
+            Ok((own_address, index, taken, out))
         };
-        let (own_address, index, out) = setup().map_err(refused("setting up a TAP device"))?;
-        set_nonblocking(&tun).map_err(refused("setting up a TAP device"))?;
-        Ok(Tap { tun, out, device, index, own_address, buffer: vec![0; 70 << 10] })
+        let (own_address, index, taken, out) = setup().map_err(refused("setting up a TAP device"))?;
+        Ok(Tap { _tun: tun, taken, out, device, index, own_address, inbox: Inbox::new(AT_ONCE, FRAME_MAX).stamped() })
     }
 
     pub fn fd(&self) -> &OwnedFd {
-        &self.tun
+        &self.taken
     }
 
     /// The highest number among its files.
     pub fn highest(&self) -> RawFd {
-        self.tun.as_raw_fd().max(self.out.as_raw_fd())
+        self._tun.as_raw_fd().max(self.taken.as_raw_fd()).max(self.out.as_raw_fd())
     }
 
-    /// The next frame that the target sent, if there is one.
-    pub fn read(&mut self) -> std::io::Result<Option<&[u8]>> {
-        loop {
-            let length = match sys::read(self.tun.as_fd(), &mut self.buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            if length > IP_OFFSET && self.buffer[VIRTIO + 6..VIRTIO + 12] != self.own_address {
-                return Ok(Some(&self.buffer[..length]));
-            }
-        }
+    /// Reads frames that have come, without waiting, and says how many.
+    pub fn fill(&mut self) -> std::io::Result<usize> {
+        self.inbox.fill(&self.taken)
+    }
+
+    /// As many as one read brings.
+    pub fn at_once(&self) -> usize {
+        self.inbox.capacity()
+    }
+
+    /// What the target sent, of the frames that were read, and when, in nanoseconds since 1970.
+    pub fn frames(&self) -> impl Iterator<Item = (Option<u64>, &[u8])> {
+        let sent_by_target =
+            |(_, frame): &(_, &[u8])| frame.len() > IP_OFFSET && frame[VIRTIO + 6..VIRTIO + 12] != self.own_address;
+        self.inbox.stamps().zip(self.inbox.datagrams()).filter(sent_by_target)
     }
 
     /// Sends frames on. Returns how many could not be sent.
@@ -99,13 +113,6 @@ impl Tap {
         let frames: Vec<&[u8]> = frames.iter().map(|frame| &frame[..]).collect();
         sys::send_frames(&self.out, &frames).0
     }
-}
-
-fn set_nonblocking(tun: &OwnedFd) -> std::io::Result<()> {
-    // A TAP is a file to std too.
-    rustix::fs::fcntl_getfl(tun)
-        .and_then(|flags| rustix::fs::fcntl_setfl(tun, flags | rustix::fs::OFlags::NONBLOCK))
-        .map_err(std::io::Error::from)
 }
 
 /// The Ethernet device by which the target reaches others.
