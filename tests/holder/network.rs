@@ -5,7 +5,7 @@
 mod wire;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -16,6 +16,8 @@ use gameday::api::{Direction, Distribution, Protocol};
 use gameday::holder::network::{
     Aim, Bite, Corrupt, Delay, Effect, Engine, Loss, NetworkOrder, Peers, Refusal, Shape, check, left_over, open,
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::ground::slower;
 use wire::{
@@ -388,22 +390,23 @@ fn what_the_target_sends_is_delayed_one_way_only() {
     let fault = NetworkOrder { aim, ..shape(Direction::Out, Shape { delay: delay_ms(slowly_ms(20)), ..Shape::default() }) };
     let held = Held::hold(&wire, fault);
     // More than a socket's own buffer would hold while they wait.
-    for load in [Load::out_of_target(20_000.0, 10_000), Load::out_of_target(20_000.0, 10_000).six()] {
-        let outcome = send(&wire, load).join().unwrap();
-        let delays = outcome.delays_us();
-        assert_eq!((outcome.lost(), outcome.refused, outcome.overtaken()), (0, 0, 0));
-        assert!(
-            delays[0] >= slowly_us(20_000.0) && quantile(&delays, 0.5) < slowly_us(21_500.0),
-            "{:?}",
-            (delays[0], quantile(&delays, 0.5))
-        );
-    }
+    let loads = [Load::out_of_target(20_000.0, 10_000), Load::out_of_target(20_000.0, 10_000).six()];
+    let outcomes = loads.map(|load| send(&wire, load).join().unwrap());
     let back = send(&wire, Load::into_target(1_000.0, 500)).join().unwrap();
     let other = Load { to: OTHER_PEER.parse().unwrap(), ..Load::out_of_target(1_000.0, 500) };
     let other = send(&wire, other).join().unwrap();
     assert!(quantile(&back.delays_us(), 0.9) < slowly_us(5_000.0) && quantile(&other.delays_us(), 0.9) < slowly_us(5_000.0));
     let bite = held.stop();
     assert_eq!((bite.delayed, bite.failed), (20_000, 0), "{bite:?}");
+    for outcome in outcomes {
+        let delays = outcome.delays_us();
+        assert_eq!((outcome.lost(), outcome.refused, outcome.overtaken()), (0, 0, 0), "{bite:?}");
+        assert!(
+            delays[0] >= slowly_us(20_000.0) && quantile(&delays, 0.5) < slowly_us(21_500.0),
+            "{:?}",
+            (delays[0], quantile(&delays, 0.5))
+        );
+    }
 }
 
 /// What is under way is what bounds both, so that a slow processor does not. A packet that still counted against its sender's
@@ -432,6 +435,33 @@ fn a_stream_with_100_ms_of_delay_is_as_fast_as_with_netem() {
         let off = if slower() == 1 { 0.1 } else { 0.2 };
         assert!((ours / netem - 1.0).abs() <= off, "{direction:?}: {ours} Mbit/s, {netem} with netem");
     }
+}
+
+#[test]
+fn what_a_holder_that_does_not_run_has_no_room_for_is_counted() {
+    const SENT: u64 = 60_000;
+    let Some(wire) = Wire::lay() else { return };
+    let held = wire.at(End::Target, || {
+        let mut engine = open(&shape(Direction::Out, Shape { delay: delay_ms(1), ..Shape::default() })).unwrap();
+        let socket = UdpSocket::bind((TARGET, 0)).unwrap();
+        for _ in 0..SENT {
+            socket.send_to(&[0; 1_400], (PEER, 9)).unwrap();
+        }
+        let (stopped, stop) = std::io::pipe().unwrap();
+        let (mut stop, mut taken) = (Some(stop), 0);
+        let until_all_are_taken = |bite: Bite| {
+            if bite.taken == taken {
+                stop.take();
+            }
+            taken = bite.taken;
+        };
+        engine.run(until_all_are_taken, stopped.as_fd(), None).unwrap()
+    });
+    let bite = held.join().unwrap();
+    assert_eq!(bite.seen, SENT, "{bite:?}");
+    // What the TAP itself says to its neighbours may be among what found no room.
+    assert!((SENT..SENT + 10).contains(&(bite.taken + bite.failed)), "{bite:?}");
+    assert!(bite.taken > SENT / 4 && bite.failed > SENT / 4, "{bite:?}");
 }
 
 #[test]
@@ -514,6 +544,33 @@ fn a_killed_holder_leaves_nothing_and_packets_pass_at_once() {
         let part = if slower() == 1 { 1.0 } else { 0.9 };
         let most = quantile(&after, part);
         assert!(after.len() > 2_000 && most < slowly_us(20_000.0), "{direction:?}: {} came, within {most} us", after.len());
+    }
+}
+
+#[test]
+fn what_waited_for_a_holder_that_stood_still_is_not_lost() {
+    if is_the_holder() {
+        return;
+    }
+    let Some(wire) = Wire::lay() else { return };
+    for (direction, load) in
+        [(Direction::In, Load::into_target(10_000.0, 10_000)), (Direction::Out, Load::out_of_target(10_000.0, 10_000))]
+    {
+        let fault = shape(direction, Shape { delay: delay_ms(1), ..Shape::default() });
+        let mut child = hold_in_a_process(&wire, "what_waited_for_a_holder_that_stood_still_is_not_lost", &fault);
+        let holder = Pid::from_child(&child);
+        let load = send(&wire, load);
+        std::thread::sleep(Duration::from_millis(slowly_ms(200)));
+        kill_process(holder, Signal::STOP).unwrap();
+        std::thread::sleep(Duration::from_millis(slowly_ms(500)));
+        kill_process(holder, Signal::CONT).unwrap();
+        let outcome = load.join().unwrap();
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        let longest = quantile(&outcome.delays_us(), 1.0);
+        assert!(longest > slowly_us(400_000.0), "{direction:?}: it did not stand still: {longest} us at most");
+        let backlogs = std::fs::read_to_string("/proc/net/softnet_stat").unwrap();
+        assert_eq!((outcome.lost(), outcome.refused), (0, 0), "{direction:?}; backlogs (second number: dropped)\n{backlogs}");
     }
 }
 

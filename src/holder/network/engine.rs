@@ -264,6 +264,9 @@ impl Engine {
                 })?;
             }
         }
+        if let Some(Tapped { tap, line, .. }) = &mut self.tap {
+            line.tally.failed += tap.dropped()?;
+        }
         let lines = self.queue.iter_mut().flat_map(|queue| queue.lines.iter_mut().map(|(_, line)| line));
         for line in lines.chain(self.tap.iter_mut().map(|tapped| &mut tapped.line)) {
             line.report(&mut bite, whole);

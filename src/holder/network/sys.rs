@@ -245,7 +245,8 @@ type Control = [u64; 8];
 
 impl Inbox {
     pub fn new(datagrams: usize, bytes_each: usize) -> Self {
-        let buffers = vec![vec![0; bytes_each]; datagrams];
+        // Each anew, not as copies of one: memory that is never written takes none.
+        let buffers = (0..datagrams).map(|_| vec![0; bytes_each]).collect();
         Inbox { buffers, lengths: Vec::with_capacity(datagrams), controls: Vec::new(), stamps: Vec::new() }
     }
 
@@ -318,27 +319,23 @@ fn one_part(part: &mut libc::iovec) -> libc::mmsghdr {
     header
 }
 
-/// Sends frames with as few calls as it takes. Returns how many the kernel did not take, and why the last of them.
-pub fn send_frames(fd: &OwnedFd, frames: &[&[u8]]) -> (usize, Option<io::Error>) {
+/// Sends frames with as few calls as it takes. Returns how many the kernel took, and why it did not take the next.
+pub fn send_frames(fd: &OwnedFd, frames: &[Box<[u8]>]) -> (usize, Option<io::Error>) {
     let mut parts: Vec<libc::iovec> =
         frames.iter().map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() }).collect();
     let mut headers: Vec<libc::mmsghdr> = parts.iter_mut().map(one_part).collect();
-    let (mut done, mut failed, mut why) = (0, 0, None);
-    while done < headers.len() {
-        let rest = &mut headers[done..];
+    let mut taken = 0;
+    while taken < headers.len() {
+        let rest = &mut headers[taken..];
         // SAFETY: each header points at its part, each part at its frame, which the kernel only reads; all live through
         // the call.
         match checked(unsafe { libc::sendmmsg(fd.as_raw_fd(), rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) }) {
-            Ok(sent) => done += sent as usize,
+            Ok(sent) => taken += sent as usize,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                done += 1;
-                failed += 1;
-                why = Some(error);
-            }
+            Err(error) => return (taken, Some(error)),
         }
     }
-    (failed, why)
+    (taken, None)
 }
 
 /// Sends a whole IP packet to the address in it, without waiting.
@@ -505,6 +502,16 @@ fn bind_packets(fd: &OwnedFd, index: u32, protocol: u16) -> io::Result<()> {
     let length = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: `address` lives through the call and is as long as is said.
     checked(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
+}
+
+/// Frames that came for this socket and found no room, since this was last asked.
+pub fn frames_dropped(fd: &OwnedFd) -> io::Result<u64> {
+    let mut counted = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = mem::size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+    // SAFETY: both live through the call; no more is written than `length` says.
+    checked(unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, (&raw mut counted).cast(), &raw mut length) })?;
+    Ok(u64::from(counted.tp_drops))
 }
 
 /// Moves this thread into a network namespace of its own.
