@@ -298,11 +298,50 @@ fn killed_holders_take_every_kind_along() {
 #[test]
 fn killed_agents_take_every_kind_along() {
     runtime().block_on(killed("kill-agents", Duration::from_secs(1), async |_| {
-        let output = Command::new("pgrep").args(["-f", "^/gameday agent "]).output().unwrap();
-        for pid in String::from_utf8_lossy(&output.stdout).split_whitespace() {
-            signal(pid.parse().expect("a pid"), "-9");
+        for pid in agents() {
+            signal(pid, "-9");
         }
     }));
+}
+
+fn agents() -> Vec<i32> {
+    let output = Command::new("pgrep").args(["-f", "^/gameday agent "]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+}
+
+/// All agents, stopped until this is dropped.
+struct HungAgents(Vec<i32>);
+
+impl HungAgents {
+    fn stopped() -> HungAgents {
+        let agents = agents();
+        agents.iter().for_each(|pid| signal(*pid, "-STOP"));
+        HungAgents(agents)
+    }
+}
+
+impl Drop for HungAgents {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| signal(*pid, "-CONT"));
+    }
+}
+
+#[test]
+fn with_hung_agents_every_kind_ends_by_itself_and_the_run_says_what_was_not_read_back() {
+    runtime().block_on(async {
+        let mut kit = Kit::new("hang-agents").await;
+        kit.hold("10s").await;
+        let hung = HungAgents::stopped();
+        say("agents hung", vec![kit.until_gone(Duration::from_secs(30)).await]);
+        let status = kit.lab.until_finished_within(&kit.run, Duration::from_secs(240)).await.status.unwrap();
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive), "{status:#?}");
+        for experiment in &status.experiments {
+            println!("{}: {:?} {:?}", experiment.name, experiment.verdict, experiment.doubt);
+            assert!(experiment.doubt.as_ref().is_some_and(|doubt| doubt.contains("not proven clean after")), "{experiment:#?}");
+        }
+        drop(hung);
+        kit.sweep().await;
+    });
 }
 
 #[test]

@@ -145,8 +145,12 @@ impl Lab {
     }
 
     pub async fn until_finished(&self, name: &str) -> GameDayRun {
+        self.until_finished_within(name, Duration::from_secs(120)).await
+    }
+
+    pub async fn until_finished_within(&self, name: &str, within: Duration) -> GameDayRun {
         let runs = self.runs();
-        eventually(&format!("run {name} is finished"), Duration::from_secs(120), async || {
+        eventually(&format!("run {name} is finished"), within, async || {
             let run = runs.get(name).await.ok()?;
             run.is_finished().then_some(run)
         })
