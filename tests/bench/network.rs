@@ -142,8 +142,9 @@ struct Timers {
 impl Timers {
     fn start() -> Timers {
         let done = Arc::new(AtomicBool::new(false));
-        let processors = std::thread::available_parallelism().unwrap().get();
-        let threads = (0..processors).map(|processor| {
+        let ours = rustix::thread::sched_getaffinity(None).unwrap();
+        let processors = (0..rustix::thread::CpuSet::MAX_CPU).filter(|processor| ours.is_set(*processor));
+        let threads = processors.map(|processor| {
             let done = done.clone();
             std::thread::spawn(move || late_by_us(processor, &done))
         });

@@ -464,6 +464,40 @@ fn what_a_holder_that_does_not_run_has_no_room_for_is_counted() {
     assert!(bite.taken > SENT / 4 && bite.failed > SENT / 4, "{bite:?}");
 }
 
+/// The kernel says of a cable that is down what it says of one that is full.
+#[test]
+fn an_order_to_end_is_seen_while_nothing_can_be_sent_on() {
+    const SENT: u64 = 20_000;
+    let Some(wire) = Wire::lay() else { return };
+    let held = Held::hold(&wire, shape(Direction::Out, Shape { delay: delay_ms(slowly_ms(2_000)), ..Shape::default() }));
+    let sent = wire.at(End::Target, || {
+        let socket = UdpSocket::bind((TARGET, 0)).unwrap();
+        for _ in 0..SENT {
+            socket.send_to(&[0; 64], (PEER, 9)).unwrap();
+        }
+    });
+    sent.join().unwrap();
+    wire.link(End::Peer, "down");
+    let began = Instant::now();
+    let bite = held.stop();
+    let took = began.elapsed();
+    assert!(bite.waiting > SENT / 2, "{bite:?}");
+    assert!(took < Duration::from_millis(slowly_ms(900)), "{took:?}: {bite:?}");
+    println!("{took:?}, {} failed", bite.failed);
+}
+
+/// As some networks of clusters set their pods up: the kernel cuts superpackets before they are sent on.
+#[test]
+fn a_stream_out_of_a_device_without_offloads_is_not_held_up() {
+    let Some(wire) = Wire::lay() else { return };
+    wire.without_offload(End::Target);
+    let held = Held::hold(&wire, shape(Direction::Out, Shape { delay: delay_ms(slowly_ms(5)), ..Shape::default() }));
+    let took = stream_there_and_back(&wire, TARGET, 4 << 20).unwrap();
+    let bite = held.stop();
+    assert_eq!(bite.failed, 0, "{bite:?}");
+    assert!(took < Duration::from_millis(slowly_ms(2_000)), "{took:?}");
+}
+
 #[test]
 fn a_clean_stop_loses_nothing() {
     let Some(wire) = Wire::lay() else { return };

@@ -103,6 +103,32 @@ impl Wire {
         run("tc", &format!("-n {} {arguments}", self.name(end)));
     }
 
+    /// Up or down.
+    pub fn link(&self, end: End, state: &str) {
+        ip(&format!("-n {} link set eth0 {state}", self.name(end)));
+    }
+
+    /// One end says that it cannot cut the superpackets of TCP into packets.
+    pub fn without_offload(&self, end: End) {
+        let set = || {
+            // Not in libc: linux/ethtool.h, struct ethtool_value.
+            const ETHTOOL_STSO: u32 = 0x1f;
+            const SIOCETHTOOL: libc::Ioctl = 0x8946;
+            let mut value = [ETHTOOL_STSO, 0];
+            // SAFETY: all zero is a valid ifreq.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (place, byte) in request.ifr_name.iter_mut().zip(b"eth0") {
+                *place = *byte as libc::c_char;
+            }
+            request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            // SAFETY: the request and its value live through the call.
+            let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+            assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        };
+        self.at(end, set).join().unwrap();
+    }
+
     /// Does something at one end, in a thread of its own.
     pub fn at<T: Send + 'static>(&self, end: End, what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let name = self.name(end).to_owned();

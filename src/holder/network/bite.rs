@@ -12,7 +12,8 @@ pub struct Bite {
     pub seen: u64,
     /// Those that the order is about, counted by the kernel.
     pub hit: u64,
-    /// Those that came to the holder, one by one. Fewer than `hit` where it could not keep up: the rest passed unharmed.
+    /// Those that came to the holder, one by one. Fewer than `hit` where it could not keep up: the rest passed unharmed, or,
+    /// of what goes out by way of a TAP, counts as `failed`.
     pub taken: u64,
     pub delayed: u64,
     pub lost: u64,

@@ -158,8 +158,8 @@ impl Engine {
     /// the place of the one before. What was done is told each second, and returned for the whole.
     ///
     /// # Guarantees
-    /// On return, also with an error, everything passes, and what waited was let go unharmed: none of it is lost. The
-    /// table itself goes when the engine is dropped.
+    /// On return, also with an error, everything passes, and what waited was let go unharmed: none of it is lost but what
+    /// the kernel would not take, which counts as failed. The table itself goes when the engine is dropped.
     ///
     /// # Errors
     /// What made it end before it was stopped.
@@ -171,10 +171,20 @@ impl Engine {
     ) -> Result<Bite, Failure> {
         let held = self.hold(&mut events, stop, updates);
         let last = self.bite(true);
+        let failed = self.failed()?;
         let released = self.release();
         held?;
         released?;
-        last
+        let mut last = last?;
+        last.failed += self.failed()? - failed;
+        Ok(last)
+    }
+
+    /// Frames that the target sent and that were not sent on.
+    fn failed(&mut self) -> Result<u64, Failure> {
+        let Some(Tapped { tap, line, .. }) = &mut self.tap else { return Ok(0) };
+        line.tally.failed += tap.dropped()?;
+        Ok(line.tally.failed)
     }
 
     fn hold(
@@ -264,9 +274,7 @@ impl Engine {
                 })?;
             }
         }
-        if let Some(Tapped { tap, line, .. }) = &mut self.tap {
-            line.tally.failed += tap.dropped()?;
-        }
+        self.failed()?;
         let lines = self.queue.iter_mut().flat_map(|queue| queue.lines.iter_mut().map(|(_, line)| line));
         for line in lines.chain(self.tap.iter_mut().map(|tapped| &mut tapped.line)) {
             line.report(&mut bite, whole);

@@ -171,6 +171,7 @@ fn say(order: &NetworkOrder, before: &Bite, now: &Bite) -> event::Bite {
             ("delayed", since(|bite| bite.delayed) as f64),
             ("lost", since(|bite| bite.lost) as f64),
             ("reset", reset as f64),
+            ("failed", since(|bite| bite.failed) as f64),
             ("held_p50_us", now.held_us.map_or(0.0, |held| held.p50)),
             ("late_p99_us", late),
         ],
@@ -190,6 +191,7 @@ fn in_all(order: &NetworkOrder, now: &Bite) -> String {
         (now.duplicated, "duplicated"),
         (now.corrupted, "corrupted"),
         (now.reordered, "let go out of order"),
+        (now.failed, "failed"),
     ];
     let done: Vec<String> =
         done.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
@@ -204,8 +206,8 @@ mod tests {
     fn what_was_done_is_said_of_the_whole_and_without_zeros() {
         let order: NetworkOrder = serde_json::from_str(ORDER).unwrap();
         let before = Bite { seen: 90, hit: 30, delayed: 29, waiting: 1, ..Bite::default() };
-        let now = Bite { seen: 100, hit: 40, delayed: 36, waiting: 3, lost: 1, ..Bite::default() };
-        assert_eq!(say(&order, &before, &now).says, "40 of 100 packets hit: 36 delayed, 3 waiting, 1 lost");
+        let now = Bite { seen: 100, hit: 40, delayed: 36, waiting: 3, lost: 1, failed: 2, ..Bite::default() };
+        assert_eq!(say(&order, &before, &now).says, "40 of 100 packets hit: 36 delayed, 3 waiting, 1 lost, 2 failed");
         let quiet = say(&order, &now, &Bite { seen: 110, ..now.clone() });
         assert_eq!((quiet.bit, quiet.says.as_str()), (false, "no packet matched; 10 seen"));
         let partition = NetworkOrder { effect: Effect::Partition, ..order };

@@ -6,7 +6,7 @@
 //! What the target sends is delayed by way of a TAP device instead: see `tap`. Nothing is decided by the loop in
 //! `engine`; everything that decides is without I/O and tested without a kernel.
 //!
-//! Reading order: `order`, `fate`, `jitter`, `waiting`, `line`; `ruleset`; `arrival`, `alarm`, `engine`.
+//! Reading order: `order`, `fate`, `jitter`, `waiting`, `line`; `ruleset`; `arrival`, `alarm`, `room`, `engine`.
 
 mod alarm;
 mod arrival;
@@ -24,6 +24,7 @@ pub mod order;
 mod packet;
 mod plan;
 mod queue;
+mod room;
 mod ruleset;
 mod sockets;
 mod sys;

@@ -25,7 +25,7 @@ pub fn now() -> u64 {
 }
 
 /// Nanoseconds since 1970, by which the kernel stamps packets. Anyone may set it.
-pub fn of_day() -> u64 {
+fn of_day() -> u64 {
     nanoseconds(libc::CLOCK_REALTIME)
 }
 
@@ -319,23 +319,31 @@ fn one_part(part: &mut libc::iovec) -> libc::mmsghdr {
     header
 }
 
-/// Sends frames with as few calls as it takes. Returns how many the kernel took, and why it did not take the next.
-pub fn send_frames(fd: &OwnedFd, frames: &[Box<[u8]>]) -> (usize, Option<io::Error>) {
+/// Sends frames with as few calls as it takes. After each, `again` hears that it took some, or why it did not take the
+/// next, and says whether to try that one again. Returns how many were refused for good.
+pub fn send_frames(fd: &OwnedFd, frames: &[Box<[u8]>], mut again: impl FnMut(Option<&io::Error>) -> bool) -> usize {
     let mut parts: Vec<libc::iovec> =
         frames.iter().map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() }).collect();
     let mut headers: Vec<libc::mmsghdr> = parts.iter_mut().map(one_part).collect();
-    let mut taken = 0;
-    while taken < headers.len() {
-        let rest = &mut headers[taken..];
+    let (mut done, mut refused) = (0, 0);
+    while done < headers.len() {
+        let rest = &mut headers[done..];
         // SAFETY: each header points at its part, each part at its frame, which the kernel only reads; all live through
         // the call.
         match checked(unsafe { libc::sendmmsg(fd.as_raw_fd(), rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) }) {
-            Ok(sent) => taken += sent as usize,
+            Ok(sent) => {
+                done += sent as usize;
+                again(None);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (taken, Some(error)),
+            Err(error) if again(Some(&error)) => {}
+            Err(_) => {
+                done += 1;
+                refused += 1;
+            }
         }
     }
-    (taken, None)
+    refused
 }
 
 /// Sends a whole IP packet to the address in it, without waiting.
@@ -422,6 +430,12 @@ impl Device {
             *place = byte as u8;
         }
         Ok((address.sa_family, bytes))
+    }
+
+    /// Packets that may wait on their way into the device.
+    pub fn set_queue_length(mut self, through: &OwnedFd, packets: i32) -> io::Result<()> {
+        self.request.ifr_ifru.ifru_metric = packets;
+        self.ask(through, libc::SIOCSIFTXQLEN as libc::Ioctl)
     }
 
     /// Up, and never asking for addresses of neighbours.

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::Refusal;
+use super::room::Room;
 use super::ruleset::MARK;
 use super::sys::{self, Device, Inbox};
 
@@ -20,19 +21,20 @@ pub const NAME: &str = "gameday0";
 const VIRTIO: usize = 10;
 pub const IP_OFFSET: usize = VIRTIO + 14;
 const ARPHRD_ETHER: u16 = 1;
-/// Memory for frames that wait for us in the kernel, which doubles it: 80,000 of the least, 28,000 of 1,500 bytes.
+/// Memory for frames that wait for us in the kernel, which doubles it: 80,000 of the least, 28,000 of 1,500 bytes, some
+/// 700 superpackets.
 const RECEIVE_BUFFER: i32 = 32 << 20;
+/// Frames on their way into the TAP, of many processors at once. More than 10,000 is refused before Linux 6.13.
+const QUEUE_LENGTH: i32 = 10_000;
 /// Frames of one read.
 const AT_ONCE: usize = 32;
 const FRAME_MAX: usize = 70 << 10;
 /// Frames sent on in one go. What receives them may be an ordinary thread of the kernel (always before Linux 6.5, when it
 /// is busy), which waits for as long as this one runs ahead of it; what waits for it above a thousand packets
-/// (`net.core.netdev_max_backlog`) is dropped, and whoever sent it is told ENOBUFS.
+/// (`net.core.netdev_max_backlog`) is dropped. Whoever sent it is told ENOBUFS, but not by every kernel before 6.6.
 const BURST: usize = 256;
 /// Lets that thread go on: once it has begun it does not give way before it has done some 64 to 300 packets.
 const PAUSE: Duration = Duration::from_micros(50);
-/// After this, what finds no room is given up: an order to end waits no longer.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// The most that a TAP takes.
 const MTU_MAX: i32 = 65_521;
 /// What is sent must not wait for memory.
@@ -48,6 +50,7 @@ pub struct Tap {
     /// Of the TAP itself: its own chatter is not sent on.
     own_address: [u8; 6],
     inbox: Inbox,
+    room: Room,
 }
 
 impl Tap {
@@ -70,6 +73,7 @@ impl Tap {
         sys::set_offloads(&tun, superpackets).map_err(refused("its offloads"))?;
         let setup = || {
             sys::drop_all(&tun)?;
+            Device::named(NAME).set_queue_length(&control, QUEUE_LENGTH)?;
             let mtu = Device::named(&device).mtu(&control)?.min(MTU_MAX);
             Device::named(NAME).set_mtu(&control, mtu)?;
             Device::named(NAME).set_up(&control)?;
@@ -83,13 +87,21 @@ impl Tap {
             let out = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
             sys::bind_to_device(&out, Device::named(&device).index(&control)?)?;
             sys::set_option(&out, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
-            sys::set_option(&out, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
             sys::set_option(&out, libc::SOL_SOCKET, libc::SO_MARK, MARK as i32)?;
             sys::set_option(&out, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)?;
             Ok((own_address, index, taken, out))
         };
         let (own_address, index, taken, out) = setup().map_err(refused("setting up a TAP device"))?;
-        Ok(Tap { tun, taken, out, device, index, own_address, inbox: Inbox::new(AT_ONCE, FRAME_MAX).stamped() })
+        Ok(Tap {
+            tun,
+            taken,
+            out,
+            device,
+            index,
+            own_address,
+            inbox: Inbox::new(AT_ONCE, FRAME_MAX).stamped(),
+            room: Room::Enough,
+        })
     }
 
     pub fn fd(&self) -> &OwnedFd {
@@ -124,17 +136,25 @@ impl Tap {
     }
 
     /// Sends frames on. Returns how many could not be sent.
-    pub fn send(&self, frames: &[Box<[u8]>]) -> usize {
-        let began = Instant::now();
-        let (mut rest, mut failed) = (frames, 0);
-        while !rest.is_empty() {
-            let burst = &rest[..BURST.min(rest.len())];
-            let (taken, refused) = sys::send_frames(&self.out, burst);
-            let again = |error: &io::Error| error.raw_os_error() == Some(libc::ENOBUFS) && began.elapsed() < PATIENCE;
-            let given_up = usize::from(refused.is_some_and(|error| !again(&error)));
-            failed += given_up;
-            rest = &rest[taken + given_up..];
-            if !rest.is_empty() || burst.len() == BURST {
+    pub fn send(&mut self, frames: &[Box<[u8]>]) -> usize {
+        let Tap { out, room, .. } = self;
+        let mut again = |refused: Option<&io::Error>| match refused {
+            None => {
+                room.found();
+                true
+            }
+            Some(error) => {
+                let waits = error.raw_os_error() == Some(libc::ENOBUFS) && room.waits(Instant::now());
+                if waits {
+                    std::thread::sleep(PAUSE);
+                }
+                waits
+            }
+        };
+        let mut failed = 0;
+        for burst in frames.chunks(BURST) {
+            failed += sys::send_frames(out, burst, &mut again);
+            if burst.len() == BURST {
                 std::thread::sleep(PAUSE);
             }
         }
