@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::sync::Once;
@@ -101,6 +102,13 @@ impl Wire {
     /// Traffic control at one end.
     pub fn tc(&self, end: End, arguments: &str) {
         run("tc", &format!("-n {} {arguments}", self.name(end)));
+    }
+
+    /// What the kernel counts at one end of what it dropped and why, for the words of a test that fails.
+    pub fn counters(&self, end: End) -> String {
+        let read =
+            || ["softnet_stat", "snmp", "snmp6", "dev"].map(|file| std::fs::read_to_string(format!("/proc/net/{file}")).unwrap());
+        self.at(end, read).join().unwrap().join("\n")
     }
 
     /// Up or down.
@@ -231,6 +239,20 @@ impl Outcome {
 
     pub fn lost(&self) -> u64 {
         self.sent - self.distinct()
+    }
+
+    /// The sequence numbers that did not come.
+    pub fn missing(&self) -> Vec<Range<u64>> {
+        let mut sequences: Vec<u64> = self.arrivals.iter().map(|arrival| arrival.sequence).collect();
+        sequences.extend([self.sent]);
+        sequences.sort_unstable();
+        let mut next = 0;
+        let mut missing = Vec::new();
+        for sequence in sequences {
+            missing.extend((sequence > next).then_some(next..sequence));
+            next = sequence + 1;
+        }
+        missing
     }
 
     pub fn twice(&self) -> u64 {
