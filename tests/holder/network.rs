@@ -401,7 +401,7 @@ fn what_the_target_sends_is_delayed_one_way_only() {
     for outcome in outcomes {
         let delays = outcome.delays_us();
         let missing = outcome.missing();
-        assert_eq!((outcome.refused, outcome.overtaken()), (0, 0), "{bite:?}");
+        assert_eq!((outcome.refused, outcome.twice(), outcome.overtaken()), (0, 0, 0), "{missing:?}; {bite:?}");
         assert!(missing.is_empty(), "{missing:?}; {bite:?}\n{}", wire.counters(End::Peer));
         assert!(
             delays[0] >= slowly_us(20_000.0) && quantile(&delays, 0.5) < slowly_us(21_500.0),
@@ -610,7 +610,7 @@ fn what_waited_for_a_holder_that_stood_still_is_not_lost() {
         child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
         let missing = outcome.missing();
         let to = if direction == Direction::In { End::Target } else { End::Peer };
-        assert_eq!(outcome.refused, 0, "{direction:?}: {said}");
+        assert_eq!((outcome.refused, outcome.twice()), (0, 0), "{direction:?}: {missing:?}; {said}");
         assert!(missing.is_empty(), "{direction:?}: {missing:?}; the holder: {said}\n{}", wire.counters(to));
     }
 }

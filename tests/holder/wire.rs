@@ -107,7 +107,7 @@ impl Wire {
     /// What the kernel counts at one end of what it dropped and why, for the words of a test that fails.
     pub fn counters(&self, end: End) -> String {
         let read =
-            || ["softnet_stat", "snmp", "snmp6", "dev"].map(|file| std::fs::read_to_string(format!("/proc/net/{file}")).unwrap());
+            || ["softnet_stat", "snmp", "snmp6", "dev"].map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap());
         self.at(end, read).join().unwrap().join("\n")
     }
 
@@ -298,6 +298,9 @@ pub fn send(wire: &Wire, load: Load) -> JoinHandle<Outcome> {
         let done = done.clone();
         move || {
             let socket = UdpSocket::bind(SocketAddr::new(load.to, 0)).unwrap();
+            // Before the first is sent: a processor that sends may let nobody receive for longer than the default holds.
+            set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 256 << 20);
+            set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
             bound.send(socket.local_addr().unwrap().port()).unwrap();
             receive(&socket, &done, &load)
         }
@@ -364,8 +367,6 @@ fn receive(socket: &UdpSocket, done: &AtomicBool, load: &Load) -> Vec<Arrival> {
     const ROOM: usize = 2048;
     const CONTROL: usize = 64;
     real_time_scheduling(1);
-    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 256 << 20);
-    set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let mut arrivals = Vec::new();
     let mut buffers = vec![[0u8; ROOM]; MANY];
