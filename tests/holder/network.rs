@@ -21,8 +21,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::ground::slower;
 use wire::{
-    Arrival, End, Load, OTHER_PEER, OTHER_PEER6, Outcome, PEER, PEER6, TARGET, TARGET6, Wire, mean_and_deviation, quantile,
-    stream_mbit_per_s, stream_there_and_back,
+    Arrival, End, Load, OTHER_PEER, OTHER_PEER6, Outcome, PEER, PEER6, TARGET, TARGET_IN_VLAN, TARGET6, Wire, mean_and_deviation,
+    quantile, stream_mbit_per_s, stream_there_and_back,
 };
 
 fn order(direction: Direction, effect: Effect) -> NetworkOrder {
@@ -498,6 +498,17 @@ fn a_stream_out_of_a_device_without_offloads_is_not_held_up() {
     let bite = held.stop();
     assert_eq!(bite.failed, 0, "{bite:?}");
     assert!(took < Duration::from_millis(slowly_ms(2_000)), "{took:?}");
+}
+
+#[test]
+#[ignore = "needs virtual LANs, which not every kernel has: tests/kernels/run runs it on those that do"]
+fn what_goes_out_stays_in_its_virtual_lan() {
+    let Some(wire) = Wire::lay() else { return };
+    let held = Held::hold(&wire, shape(Direction::Out, Shape { delay: delay_ms(slowly_ms(5)), ..Shape::default() }));
+    wire.lay_vlan();
+    stream_there_and_back(&wire, TARGET_IN_VLAN, 4 << 20).unwrap();
+    let bite = held.stop();
+    assert!(bite.bit() && bite.failed == 0, "{bite:?}");
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub const PEER: &str = "10.77.0.1";
 pub const OTHER_PEER: &str = "10.77.0.3";
 pub const TARGET6: &str = "fd77::2";
 pub const PEER6: &str = "fd77::1";
+pub const TARGET_IN_VLAN: &str = "10.78.0.2";
 pub const OTHER_PEER6: &str = "fd77::3";
 
 /// One cable at a time: each test fills the machine.
@@ -106,9 +107,20 @@ impl Wire {
 
     /// What the kernel counts at one end of what it dropped and why, for the words of a test that fails.
     pub fn counters(&self, end: End) -> String {
-        let read =
-            || ["softnet_stat", "snmp", "snmp6", "dev"].map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap());
+        let read = || {
+            ["softnet_stat", "snmp", "snmp6", "dev"]
+                .map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
+        };
         self.at(end, read).join().unwrap().join("\n")
+    }
+
+    /// A virtual LAN on the cable, in which the target is 10.78.0.2 and the peer 10.78.0.1.
+    pub fn lay_vlan(&self) {
+        for (name, address) in self.names.iter().zip([TARGET_IN_VLAN, "10.78.0.1"]) {
+            ip(&format!("-n {name} link add link eth0 name eth0.7 type vlan id 7"));
+            ip(&format!("-n {name} addr add {address}/24 dev eth0.7"));
+            ip(&format!("-n {name} link set eth0.7 up"));
+        }
     }
 
     /// Up or down.

@@ -393,7 +393,7 @@ impl Device {
     }
 
     fn ask(&mut self, through: &OwnedFd, what: libc::Ioctl) -> io::Result<()> {
-        // SAFETY: each request used here takes an ifreq, and this one lives through the call.
+        // SAFETY: each request used here takes an ifreq, and this one and what it points at live through the call.
         checked(unsafe { libc::ioctl(through.as_raw_fd(), what, &raw mut self.request) }).map(drop)
     }
 
@@ -436,6 +436,16 @@ impl Device {
     pub fn set_queue_length(mut self, through: &OwnedFd, packets: i32) -> io::Result<()> {
         self.request.ifr_ifru.ifru_metric = packets;
         self.ask(through, libc::SIOCSIFTXQLEN as libc::Ioctl)
+    }
+
+    /// Lets the kernel write the tags of VLANs into frames, not beside them.
+    pub fn write_tags_into_frames(mut self, through: &OwnedFd) -> io::Result<()> {
+        const SIOCETHTOOL: libc::Ioctl = 0x8946;
+        // linux/ethtool.h, struct ethtool_value. A TAP has no other of these flags.
+        const ETHTOOL_SFLAGS: u32 = 0x26;
+        let mut none = [ETHTOOL_SFLAGS, 0];
+        self.request.ifr_ifru.ifru_data = none.as_mut_ptr().cast();
+        self.ask(through, SIOCETHTOOL)
     }
 
     /// Up, and never asking for addresses of neighbours.

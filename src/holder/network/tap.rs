@@ -74,6 +74,8 @@ impl Tap {
         let setup = || {
             sys::drop_all(&tun)?;
             Device::named(NAME).set_queue_length(&control, QUEUE_LENGTH)?;
+            // A socket that listens is not given what stands beside a frame: it would be sent on into another network.
+            Device::named(NAME).write_tags_into_frames(&control)?;
             let mtu = Device::named(&device).mtu(&control)?.min(MTU_MAX);
             Device::named(NAME).set_mtu(&control, mtu)?;
             Device::named(NAME).set_up(&control)?;
