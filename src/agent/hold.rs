@@ -1,18 +1,24 @@
 //! One hold: what its holder says becomes its status, and what is to be done next. What its order says is heeded by the
 //! agent.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::api::{Aim, InjectionPhase, InjectionSpec, InjectionStatus};
 use crate::holder::{Bite, Clean, Event};
 
 use super::order::Local;
 use super::pipe::Pipe;
-use super::spawner::Heard;
+use super::spawner::{Heard, Started};
 
 pub const CONTAINER_GONE: &str = "its container restarts";
+/// A holder that was told to end and has not is killed after this: the kernel takes back what it held, without a last
+/// word. A revert takes milliseconds; where what was delayed finds no room, 0.6 s; of much memory, page by page, longer.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// A measurement among many is written this often at most.
 const REFRESH: Duration = Duration::from_secs(10);
 
@@ -21,6 +27,10 @@ pub struct Hold {
     pub namespace: String,
     /// Closing it is the order to end.
     pub pipe: Option<Pipe>,
+    /// Of the holder that lives.
+    process: Option<OwnedFd>,
+    /// When it was told to end.
+    let_go: Option<Instant>,
     /// Why it was ended before its time.
     pub cut: Option<String>,
     pub status: InjectionStatus,
@@ -61,6 +71,8 @@ impl Hold {
         Hold {
             namespace: spec.run.namespace.clone(),
             pipe: None,
+            process: None,
+            let_go: None,
             cut: None,
             status: InjectionStatus { why: Some("a holder starts".to_owned()), ..InjectionStatus::default() },
             ends: Instant::now() + spec.hold.as_std(),
@@ -76,16 +88,20 @@ impl Hold {
     /// `is_reverted`: it is to end. `is_reinjected`: it goes on in the next container when this one is gone.
     pub fn hear(&mut self, heard: Heard, is_reverted: bool, is_reinjected: bool) -> After {
         match heard {
-            Heard::Started(Ok(stdin)) => match Pipe::new(stdin) {
-                Ok(pipe) => {
-                    if self.cut.is_none() && !is_reverted {
+            Heard::Started(Ok(Started { stdin, process })) => {
+                (self.process, self.let_go) = (Some(process), None);
+                match Pipe::new(stdin) {
+                    Ok(pipe) => {
                         self.pipe = Some(pipe);
+                        if self.cut.is_some() || is_reverted {
+                            self.let_go();
+                        }
+                        After::Nothing
                     }
-                    After::Nothing
+                    // It ends now, and says so.
+                    Err(error) => After::Cut(format!("its pipe: {error}")),
                 }
-                // It ends now, and says so.
-                Err(error) => After::Cut(format!("its pipe: {error}")),
-            },
+            }
             Heard::Started(Err(why)) => self.refused(why),
             Heard::Said(event) => self.hear_event(event, is_reinjected),
             Heard::Ended if self.between.is_some() => {
@@ -96,6 +112,29 @@ impl Hold {
             Heard::Ended => {
                 let clean = Clean { clean: true, says: "the holder is gone, and the kernel took back what it held".to_owned() };
                 After::Over(InjectionPhase::Lost, "the holder was killed".to_owned(), Some(clean))
+            }
+        }
+    }
+
+    /// Tells it to end.
+    pub fn let_go(&mut self) {
+        self.pipe = None;
+        self.let_go.get_or_insert_with(Instant::now);
+    }
+
+    /// Ends a holder that does not end when it is told to: stopped, or waiting for what never comes.
+    pub fn kill_if_stuck(&mut self, name: &str) {
+        if self.let_go.is_none_or(|since| since.elapsed() < PATIENCE) {
+            return;
+        }
+        let Some(process) = self.process.take() else { return };
+        match pidfd_send_signal(&process, Signal::KILL) {
+            Ok(()) => tracing::warn!(injection = name, "killed its holder, which did not end when it was told to"),
+            // It has just ended.
+            Err(Errno::SRCH) => {}
+            Err(error) => {
+                tracing::error!(injection = name, %error, "its holder, which did not end when it was told to, cannot be killed");
+                self.process = Some(process);
             }
         }
     }
@@ -124,7 +163,7 @@ impl Hold {
             Event::Refused { why } => self.refused(why),
             Event::Cleared { end, clean } => After::Over(InjectionPhase::Cleared, format!("ended: {end:?}"), Some(clean)),
             Event::Lost { clean, target_gone: true, .. } if clean.clean && is_reinjected => {
-                self.pipe = None;
+                self.let_go();
                 self.between = Some(Between::HolderEnds);
                 self.status.phase = InjectionPhase::Pending;
                 self.status.why = Some(CONTAINER_GONE.to_owned());
@@ -178,7 +217,7 @@ pub fn again(restarts: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::holder::{End, Started};
+    use crate::holder::{self, End};
 
     fn hold() -> Hold {
         let spec = serde_json::json!({
@@ -202,7 +241,7 @@ mod tests {
     }
 
     fn started(hold: &mut Hold) {
-        let started = Started { pid: 1, container: None, says: "burns".to_owned() };
+        let started = holder::Started { pid: 1, container: None, says: "burns".to_owned() };
         assert_eq!(say(hold, Event::Started(started), false), After::Write);
         assert_eq!(hold.status.phase, InjectionPhase::Holding);
     }

@@ -96,7 +96,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     let checks = spawner::checks().map_err(Error::Checks)?;
     let made_for = checks.into_iter().filter(|check| options.faults.contains(&check.fault));
-    let cannot: BTreeMap<String, String> = made_for.filter_map(|check| Some((check.fault, check.cannot?))).collect();
+    let cannot: BTreeMap<String, String> =
+        made_for.filter_map(|check| Some((check.part.unwrap_or(check.fault), check.cannot?))).collect();
     let client = client::connect(options.kubeconfig.as_deref()).await?;
     let (heard, mut hears) = mpsc::unbounded_channel();
     let spawner = Spawner::start(heard)?;
@@ -167,10 +168,14 @@ async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<
     let lease = follow(leases, config, "lease", |change| {
         if let Change::Is(lease) = change {
             let held = lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.as_deref().is_some_and(|who| !who.is_empty()));
-            // A watch that is taken up again shows the same once more: that is no renewal.
+            // A watch that is taken up again shows the same once more: that is no renewal. Nor is the first look, if
+            // the Lease says itself that it is old.
+            let is_first = version.is_none();
             if held && version != lease.resource_version() {
                 version = lease.resource_version();
-                tell(News::Renewed(let_go(&lease)));
+                if !is_first || is_fresh(&lease, Timestamp::now()) {
+                    tell(News::Renewed(let_go(&lease)));
+                }
             }
         }
     });
@@ -328,6 +333,9 @@ impl Agent {
         for order in &orders {
             self.follow_order(order);
         }
+        for (name, hold) in &mut self.holds {
+            hold.kill_if_stuck(name);
+        }
         self.names.retain(|name, _| orders.iter().any(|order| order.name_any() == *name && !order.is_over()));
     }
 
@@ -420,7 +428,7 @@ impl Agent {
             return self.between(name, spec);
         }
         if is_reverted {
-            hold.pipe = None;
+            hold.let_go();
         }
         let Some(pipe) = &mut hold.pipe else { return };
         pipe.send();
@@ -505,7 +513,7 @@ impl Agent {
         {
             tracing::warn!(injection = name, why, "ending before its time");
             hold.cut = Some(why.to_owned());
-            hold.pipe = None;
+            hold.let_go();
             if hold.between.is_some() {
                 self.finish(name, InjectionPhase::Lost, CONTAINER_GONE.to_owned(), Some(without_container()));
             }
@@ -555,6 +563,14 @@ impl Agent {
             self.statuses.forget(name);
         }
     }
+}
+
+/// Whether it says that it was renewed, by its holder's clock, no longer ago than it lasts.
+fn is_fresh(lease: &Lease, now: Timestamp) -> bool {
+    let spec = lease.spec.as_ref();
+    let lasts = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
+    let renewed = spec.and_then(|spec| spec.renew_time.as_ref());
+    renewed.is_some_and(|renewed| now.duration_since(renewed.0).abs().as_secs() <= i64::from(lasts))
 }
 
 /// What a Lease says is to end. Each order says it too, a moment later, if that is not to be read.

@@ -1,9 +1,11 @@
 //! Starts holders, from one thread that never ends: a holder dies with the thread that started it.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::holder::{Check, Event, Order};
@@ -11,11 +13,20 @@ use crate::holder::{Check, Event, Order};
 /// What is heard of a holder. Each holder says a line a second, so this needs no bound.
 #[derive(Debug)]
 pub enum Heard {
-    /// It cannot be started, and why; or the pipe by which it is told: closing it is the order to end.
-    Started(Result<ChildStdin, String>),
+    /// It cannot be started, and why; or how it is told.
+    Started(Result<Started, String>),
     Said(Event),
     /// It is gone.
     Ended,
+}
+
+/// How a holder is told.
+#[derive(Debug)]
+pub struct Started {
+    /// Closing it is the order to end.
+    pub stdin: ChildStdin,
+    /// By which it is killed if it does not.
+    pub process: OwnedFd,
 }
 
 pub struct Spawner {
@@ -31,7 +42,7 @@ impl Spawner {
             for (name, order) in taken {
                 let started = start(&order);
                 let (told, child) = match started {
-                    Ok((stdin, child)) => (Ok(stdin), Some(child)),
+                    Ok((started, child)) => (Ok(started), Some(child)),
                     Err(error) => (Err(format!("a holder cannot be started: {error}")), None),
                 };
                 // Nobody who hears is an agent that ends.
@@ -52,7 +63,7 @@ impl Spawner {
     }
 }
 
-fn start(order: &Order) -> std::io::Result<(ChildStdin, Child)> {
+fn start(order: &Order) -> std::io::Result<(Started, Child)> {
     let mut child = Command::new("/proc/self/exe")
         .arg("hold")
         .stdin(Stdio::piped())
@@ -62,8 +73,9 @@ fn start(order: &Order) -> std::io::Result<(ChildStdin, Child)> {
     let mut stdin = child.stdin.take().ok_or_else(|| std::io::Error::other("no pipe"))?;
     let mut line = serde_json::to_vec(order).map_err(std::io::Error::other)?;
     line.push(b'\n');
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     stdin.write_all(&line)?;
-    Ok((stdin, child))
+    Ok((Started { stdin, process }, child))
 }
 
 fn listen(mut child: Child, name: &str, heard: &UnboundedSender<(String, Heard)>) {

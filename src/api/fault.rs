@@ -3,7 +3,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ContainerKill, Cpu, DiskFill, DiskIo, Duration, FaultKind, Files, Memory, Network, Pause, Percent, Processes, Selector, says,
+    ContainerKill, Cpu, Direction, DiskFill, DiskIo, Duration, FaultKind, FileError, FileOperation, Files, Memory, Network,
+    Pause, Percent, Processes, Selector, says,
 };
 
 /// What is done to the targets: exactly one of these.
@@ -129,6 +130,52 @@ impl Fault {
             (FaultKind::ContainerKill, container_kill.is_some()),
         ];
         written.into_iter().filter(|(_, is)| *is).map(|(kind, _)| kind).collect()
+    }
+
+    /// What its node must be able to do besides holding a fault of this kind.
+    pub fn parts(&self) -> Vec<FaultPart> {
+        let network = |is: fn(&Network) -> bool| self.network.as_ref().is_some_and(is);
+        let files = |is: fn(&Files) -> bool| self.files.as_ref().is_some_and(is);
+        let delays_what_is_sent =
+            |network: &Network| network.delay.is_some() && matches!(network.direction, Some(Direction::Out | Direction::Both));
+        let parts = [
+            (FaultPart::Egress, network(delays_what_is_sent)),
+            (FaultPart::Partition, network(|network| network.partition == Some(true))),
+            (FaultPart::FileErrors, files(|files| files.error.is_some_and(|error| error != FileError::Eperm))),
+            (FaultPart::FileAccess, files(|files| files.operations.contains(&FileOperation::Access))),
+        ];
+        parts.into_iter().filter(|(_, is)| *is).map(|(part, _)| part).collect()
+    }
+}
+
+/// What some kernels cannot do of a fault that they can hold otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultPart {
+    /// Delaying what a target sends.
+    Egress,
+    Partition,
+    /// Failing calls with another error than EPERM.
+    FileErrors,
+    /// [`FileOperation::Access`].
+    FileAccess,
+}
+
+impl FaultPart {
+    pub const fn kind(self) -> FaultKind {
+        match self {
+            FaultPart::Egress | FaultPart::Partition => FaultKind::Network,
+            FaultPart::FileErrors | FaultPart::FileAccess => FaultKind::Files,
+        }
+    }
+
+    /// The fault with this part, as it follows `cannot hold`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FaultPart::Egress => "network with a delay of what is sent",
+            FaultPart::Partition => "network with a partition",
+            FaultPart::FileErrors => "files with an error other than EPERM",
+            FaultPart::FileAccess => "files with the operation access",
+        }
     }
 }
 

@@ -27,7 +27,7 @@ mod words;
 pub use bytes::{Bytes, Size};
 pub use cord::{Cord, CordSpec};
 pub use duration::Duration;
-pub use fault::{Choose, Cordon, Fault, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};
+pub use fault::{Choose, Cordon, Fault, FaultPart, PodEvict, PodKill, Scale, Targets, WorkloadKind, WorkloadRef};
 pub use gameday::{
     BlastRadius, Condition, ConditionStatus, Experiment, GameDay, GameDaySpec, GameDayStatus, IfRunning, MissedStart, OnBreach,
     OnRestart, Schedule,

@@ -173,8 +173,10 @@ pub fn lacks(plan: &Plan, held: &Held, victims: &[Candidate], seen: &Observation
                 return Lacks::Agents(format!("the agent on node {node} was not made for all of the run's faults"));
             }
             Some(AgentSeen::Ready { faults: _, cannot }) => {
-                if let Some(why) = cannot.get(held.kind.name()) {
-                    return Lacks::Cannot(format!("node {node} cannot hold {}: {why}", held.kind));
+                let parts = held.fault.parts();
+                let mut what = std::iter::once(held.kind.name()).chain(parts.iter().map(|part| part.name()));
+                if let Some((what, why)) = what.find_map(|what| Some((what, cannot.get(what)?))) {
+                    return Lacks::Cannot(format!("node {node} cannot hold {what}: {why}"));
                 }
             }
             Some(AgentSeen::Starting(why)) => return Lacks::Agents(format!("the agent on node {node}: {why}")),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, open, openat};
 
 use super::frame::Refusal;
+use super::node;
 use super::target::Target;
 
 /// One line of /proc/PID/cgroup.
@@ -42,7 +43,6 @@ const LEVELS_MAX: usize = 3;
 
 /// Where a tree of the node's cgroups may be seen: here, or, in a container, through a process of the node.
 const TREE: &str = "/sys/fs/cgroup";
-const NODE_PROCESSES: [&str; 4] = ["kubelet", "containerd", "crio", "systemd"];
 
 /// The directories between a container's private view and the node's tree, at most.
 const PRIVATE_DEPTH_MAX: usize = 4;
@@ -277,14 +277,7 @@ fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 /// What is visible here, then what the node's processes see.
 fn trees() -> impl Iterator<Item = Tree> {
-    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let of_node = |pid: &i32| {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        *pid == 1 || NODE_PROCESSES.contains(&name.trim())
-    };
-    let nodes = pids.filter(of_node).map(|pid| format!("/proc/{pid}/root{TREE}"));
-    std::iter::once(TREE.to_owned()).chain(nodes).filter_map(|path| Tree::at(&path))
+    node::roots().filter_map(|root| Tree::at(&format!("{root}{TREE}")))
 }
 
 fn hierarchies(tree: &Tree, version: Version, controllers: &[String]) -> Vec<PathBuf> {

@@ -17,6 +17,8 @@ use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
+use crate::api::FaultPart;
+
 use super::event::{Bite, Clean};
 use super::fanotify::{self, Answer, Group, Waiting};
 use super::frame::{Ground, Hold, Lost, Refusal};
@@ -62,6 +64,13 @@ struct Delayed {
 pub fn check() -> Result<(), String> {
     privilege::need(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE, "SYS_ADMIN and SYS_PTRACE", "asking about file calls")?;
     Group::new().map(drop).map_err(|error| format!("this kernel asks nobody about file calls: {error}"))
+}
+
+/// What not every kernel can do of it.
+pub fn checks_of_parts() -> Vec<(FaultPart, Result<(), String>)> {
+    let (major, minor) = CHOSEN_ERRORS;
+    let able = || if kernel_is(CHOSEN_ERRORS) { Ok(()) } else { Err(format!("it needs Linux {major}.{minor}")) };
+    vec![(FaultPart::FileErrors, able()), (FaultPart::FileAccess, able())]
 }
 
 pub fn prepare(order: &Files, ground: &Ground<'_>) -> Result<FilesHold, Refusal> {

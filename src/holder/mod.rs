@@ -19,6 +19,7 @@ mod leash;
 mod mechanism;
 mod memory;
 pub mod network;
+mod node;
 mod order;
 mod pause;
 mod privilege;

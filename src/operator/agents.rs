@@ -29,6 +29,8 @@ const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// An agent that its kubelet restarts ever more slowly is replaced by a new one when it is so old; younger, it may be one
 /// that cannot start at all.
 const BACK_OFF: SignedDuration = SignedDuration::from_secs(20);
+/// A pod that its node did not take, or threw out, is followed by another after so long.
+const FAILED_PAUSE: Duration = Duration::from_secs(5);
 /// What is wanted is looked at again so often, whatever the watches say.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,8 @@ pub struct Agents {
     pods: Mutex<HashMap<String, Pod>>,
     leases: Mutex<HashMap<String, (Lease, Instant)>>,
     refused: Mutex<BTreeMap<String, String>>,
+    /// By node: when the last pod there failed, and why.
+    failed: Mutex<BTreeMap<String, (Instant, String)>>,
     /// Uids of agents that were there before this operator led: each is given the same time as one of its own.
     adopted: Mutex<BTreeSet<String>>,
     news: Notify,
@@ -87,6 +91,7 @@ impl Agents {
             pods: Mutex::default(),
             leases: Mutex::default(),
             refused: Mutex::default(),
+            failed: Mutex::default(),
             adopted: Mutex::default(),
             news: Notify::new(),
         }
@@ -116,7 +121,7 @@ impl Agents {
     /// As far as is known of the nodes that were asked for.
     pub fn seen(&self) -> BTreeMap<String, AgentSeen> {
         let (wanted, pods, leases) = (lock(&self.wanted), lock(&self.pods), lock(&self.leases));
-        let refused = lock(&self.refused);
+        let (refused, failed) = (lock(&self.refused), lock(&self.failed));
         let mut seen = BTreeMap::new();
         for (node, wanted) in wanted.iter() {
             let pod = pods.values().find(|pod| node_of(pod) == Some(node));
@@ -126,6 +131,7 @@ impl Agents {
                 }
                 None => match refused.get(node) {
                     Some(why) => AgentSeen::Cannot(why.clone()),
+                    None if failed.contains_key(node) => AgentSeen::Starting(failed[node].1.clone()),
                     None if self.source == Source::Standing => AgentSeen::Starting("the DaemonSet has none there".to_owned()),
                     None => AgentSeen::Starting("asked for".to_owned()),
                 },
@@ -133,7 +139,10 @@ impl Agents {
                 Some(pod) if !faults_of(pod).is_superset(&wanted.faults) => {
                     AgentSeen::Starting("it has not the capabilities; it is replaced when it is idle".to_owned())
                 }
-                Some(pod) => state(pod, leases.get(node)),
+                Some(pod) => match (state(pod, leases.get(node)), failed.get(node)) {
+                    (AgentSeen::Starting(now), Some((_, before))) => AgentSeen::Starting(format!("{now}; before, {before}")),
+                    (state, _) => state,
+                },
             };
             seen.insert(node.clone(), state);
         }
@@ -157,8 +166,10 @@ impl Agents {
         let content = |node: &str| {
             lock(&self.wanted).get(node).and_then(|wanted| wanted.content).is_some_and(|at| at.elapsed() < ON_ITS_WAY)
         };
+        lock(&self.failed).retain(|_, (at, _)| at.elapsed() < BACK_OFF.unsigned_abs());
+        let pauses = |node: &str| lock(&self.failed).get(node).is_some_and(|(at, _)| at.elapsed() < FAILED_PAUSE);
         for (node, faults) in &wanted {
-            if pods.iter().any(|pod| node_of(pod) == Some(node)) {
+            if pauses(node) || pods.iter().any(|pod| node_of(pod) == Some(node)) {
                 continue;
             }
             match ask(api.create(&PostParams::default(), &pod(image, &self.operator, node, faults))).await {
@@ -178,6 +189,9 @@ impl Agents {
             let ended = matches!(phase(&pod), "Failed" | "Succeeded") || is_backing_off(&pod, Timestamp::now());
             let useless = (!wanted.contains_key(node) || lacks && !content(node)) && !busy.contains(node) || ended;
             if useless && pod.metadata.deletion_timestamp.is_none() {
+                if let Some(why) = failure(&pod) {
+                    lock(&self.failed).insert(node.clone(), (Instant::now(), why));
+                }
                 let uid = Some(Preconditions { uid: pod.uid(), resource_version: None });
                 let params = DeleteParams { preconditions: uid, ..DeleteParams::default() };
                 if let Err(error) = ask(api.delete(&pod.name_any(), &params)).await {
@@ -254,6 +268,13 @@ fn state(pod: &Pod, lease: Option<&(Lease, Instant)>) -> AgentSeen {
     }
     let cannot = lease.annotations().get(ANNOTATION_CANNOT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     AgentSeen::Ready { faults: faults_of(pod), cannot }
+}
+
+/// Why its node did not take this pod, or threw it out.
+fn failure(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;
+    let said = [&status.reason, &status.message].into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
+    Some(format!("its pod failed: {}", said.join(": ")))
 }
 
 fn node_of(pod: &Pod) -> Option<&String> {
@@ -336,6 +357,8 @@ pub fn template(image: &str, operator: &str, node: &str, faults: &BTreeSet<Fault
                     "readOnlyRootFilesystem": true,
                     "capabilities": {"drop": ["ALL"], "add": add},
                     "seccompProfile": {"type": "RuntimeDefault"},
+                    // The runtime's profile lets a container look only at others under the same one.
+                    "appArmorProfile": {"type": "Unconfined"},
                 },
             }],
         },

@@ -10,7 +10,8 @@ use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_s
 
 use super::bite::Bite;
 use super::order::{Effect, NetworkOrder};
-use super::{Failure, left_over, open};
+use super::{Abilities, Failure, left_over, open};
+use crate::api::FaultPart;
 use crate::holder::event::{self, Clean};
 use crate::holder::frame::{Ground, Hold, Lost, Refusal};
 use crate::holder::order::Fault;
@@ -41,9 +42,18 @@ struct Ended {
     left: Result<Vec<String>, Failure>,
 }
 
-pub fn check() -> Result<(), String> {
-    privilege::need(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN, "SYS_ADMIN and NET_ADMIN", "a network fault")?;
-    super::check().map_err(|refusal| refusal.to_string())
+/// Whether this kernel and these capabilities can hold one, and, if so, what not every kernel can do of it.
+pub fn checks() -> (Result<(), String>, Vec<(FaultPart, Result<(), String>)>) {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN;
+    let able = privilege::need(needed, "SYS_ADMIN and NET_ADMIN", "a network fault")
+        .and_then(|()| super::abilities().map_err(|refusal| refusal.to_string()));
+    match able {
+        Err(why) => (Err(why), Vec::new()),
+        Ok(Abilities { no_egress_delay, no_partition, .. }) => {
+            let able = |not: Option<String>| not.map_or(Ok(()), Err);
+            (Ok(()), vec![(FaultPart::Egress, able(no_egress_delay)), (FaultPart::Partition, able(no_partition))])
+        }
+    }
 }
 
 /// # Errors
@@ -139,11 +149,17 @@ impl Hold for NetworkHold {
         let Ok(Ended { whole, left }) = joined else {
             return Clean { clean: false, says: "the network engine panicked; what it held ends with this process".into() };
         };
-        if let Ok(whole) = whole {
-            *self.now.lock().unwrap_or_else(PoisonError::into_inner) = whole;
-        }
+        let failed = match whole {
+            Ok(whole) => {
+                *self.now.lock().unwrap_or_else(PoisonError::into_inner) = whole;
+                String::new()
+            }
+            Err(failure) => format!("; its engine had ended: {failure}"),
+        };
         match left {
-            Ok(left) if left.is_empty() => Clean { clean: true, says: "read back: no table and no device of ours".into() },
+            Ok(left) if left.is_empty() => {
+                Clean { clean: true, says: format!("read back: no table and no device of ours{failed}") }
+            }
             Ok(left) => Clean { clean: false, says: format!("left: {}", left.join(", ")) },
             Err(failure) => Clean { clean: false, says: format!("what is left could not be read back: {failure}") },
         }

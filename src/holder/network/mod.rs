@@ -113,14 +113,6 @@ pub struct Abilities {
     pub no_partition: Option<String>,
 }
 
-/// Whether this kernel can hold a network fault at all.
-///
-/// # Errors
-/// The reason why not.
-pub fn check() -> Result<(), Refusal> {
-    abilities().map(drop)
-}
-
 /// Tries everything in an empty network namespace of its own, which is gone afterwards.
 ///
 /// # Errors

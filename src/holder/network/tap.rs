@@ -5,11 +5,13 @@
 //! The TAP itself drops what is sent into it: frames are read from a socket that listens to it, many at a time and each
 //! with the time at which it came, neither of which a TAP can give.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
+
+use super::super::node;
 use super::Refusal;
 use super::room::Room;
 use super::ruleset::MARK;
@@ -20,6 +22,8 @@ pub const NAME: &str = "gameday0";
 /// struct virtio_net_hdr, then Ethernet's header.
 const VIRTIO: usize = 10;
 pub const IP_OFFSET: usize = VIRTIO + 14;
+/// Device numbers: linux/miscdevice.h.
+const TUN: (u32, u32) = (10, 200);
 const ARPHRD_ETHER: u16 = 1;
 /// Memory for frames that wait for us in the kernel, which doubles it: 80,000 of the least, 28,000 of 1,500 bytes, some
 /// 700 superpackets.
@@ -63,12 +67,7 @@ impl Tap {
             Some(device) => device.to_owned(),
             None => only_device(&control)?,
         };
-        let tun = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .map_err(refused("opening /dev/net/tun, which the holder's file system must have"))?;
-        let tun: OwnedFd = tun.into();
+        let tun = open_tun().map_err(refused("opening /dev/net/tun, here or as a process of the node sees it"))?;
         Device::named(NAME).make_tap(&tun).map_err(refused("making a TAP device"))?;
         sys::set_offloads(&tun, superpackets).map_err(refused("its offloads"))?;
         let setup = || {
@@ -162,6 +161,30 @@ impl Tap {
         }
         failed
     }
+}
+
+/// Containers have no such file; but runtimes let them use the device (runc 1.2.0 to 1.2.3 do not).
+fn open_tun() -> io::Result<OwnedFd> {
+    let mut refused = io::Error::from_raw_os_error(libc::ENOENT);
+    for root in node::roots() {
+        match open_character_device(&format!("{root}/dev/net/tun"), TUN) {
+            Ok(tun) => return Ok(tun),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// Looks before it opens: a path in another's file system may be anything.
+fn open_character_device(path: &str, (major, minor): (u32, u32)) -> io::Result<OwnedFd> {
+    let found = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = fstat(&found)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != makedev(major, minor) {
+        return Err(io::Error::other("it is another file"));
+    }
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    Ok(open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// The Ethernet device by which the target reaches others.
