@@ -23,7 +23,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{
     ANNOTATION_CANNOT, ANNOTATION_FAULTS, ANNOTATION_LET_GO, Cord, CordSpec, Injection, InjectionPhase, InjectionSpec,
@@ -102,9 +102,15 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (heard, mut hears) = mpsc::unbounded_channel();
     let spawner = Spawner::start(heard)?;
     let (told, mut news) = mpsc::unbounded_channel();
-    let watching = watch(&client, &options, &told);
+    let (listed, lists) = oneshot::channel();
+    let watching = watch(&client, &options, &told, listed);
     let mut watching = std::pin::pin!(watching);
-    let beating = heartbeat(&client, &options, &cannot);
+    let beating = async {
+        // One that cannot see its orders is not there for anybody.
+        if lists.await.is_ok() {
+            heartbeat(&client, &options, &cannot).await;
+        }
+    };
     let mut beating = std::pin::pin!(beating);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut agent = Agent {
@@ -152,14 +158,23 @@ pub async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<News>) {
+/// `listed` is told when the orders of this node have been read for the first time.
+async fn watch(client: &Client, options: &Options, told: &mpsc::UnboundedSender<News>, listed: oneshot::Sender<()>) {
     let tell = |news: News| {
         // The receiver lives as long as this.
         let _ = told.send(news);
     };
     let orders: Api<DeserializeGuard<Injection>> = Api::namespaced(client.clone(), &options.namespace);
     let config = watcher::Config::default().fields(&format!("spec.node={}", options.node));
-    let orders = follow(orders, config, "injections", |change| tell(News::Injection(Box::new(change))));
+    let mut listed = Some(listed);
+    let orders = follow(orders, config, "injections", |change| {
+        let all = matches!(change, Change::Only(_));
+        if let Some(listed) = listed.take_if(|_| all) {
+            // Whom it is told lives as long as this.
+            let _ = listed.send(());
+        }
+        tell(News::Injection(Box::new(change)));
+    });
     let cords: Api<DeserializeGuard<Cord>> = Api::all(client.clone());
     let cords = follow(cords, watcher::Config::default(), "cords", |change| tell(News::Cord(Box::new(change))));
     let leases: Api<Lease> = Api::namespaced(client.clone(), &options.operator_namespace);

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::guard::{self, Chosen};
 use super::steady::Seen;
 use super::*;
-use crate::api::{ExperimentPhase, ExperimentStatus, FaultKind, GameDaySpec, People, RunPhase, Verdict, says};
+use crate::api::{ExperimentPhase, ExperimentStatus, Fault, FaultKind, FaultPart, GameDaySpec, People, RunPhase, Verdict, says};
 
 const CHECKOUT: &str = r#"
 hypothesis: Checkout answers while a pod dies.
@@ -371,7 +371,11 @@ fn ready(fault: FaultKind, cannot: BTreeMap<String, String>) -> AgentSeen {
 
 /// What a node-held fault is armed with: everything in order but what is changed.
 fn armed(change: impl Fn(&mut Observation)) -> (Run, Step) {
-    let mut run = run(SLOW);
+    armed_with(SLOW, change)
+}
+
+fn armed_with(spec: &str, change: impl Fn(&mut Observation)) -> (Run, Step) {
+    let mut run = run(spec);
     let mut seen = seen(&run, 0, 20);
     for pod in &mut seen.pods {
         pod.node = Some("node1".to_owned());
@@ -387,7 +391,9 @@ fn a_fault_that_a_node_holds_is_armed_only_when_the_node_can() {
     let agent = |state: AgentSeen| move |seen: &mut Observation| drop(seen.agents.insert("node1".to_owned(), state.clone()));
     let cannot = BTreeMap::from([("network".to_owned(), "no nf_tables".to_owned())]);
     type Change = Box<dyn Fn(&mut Observation)>;
-    let cases: [(Change, ExperimentPhase, &str); 8] = [
+    let others = ["network with a partition", "files"].map(|what| (what.to_owned(), "not on this kernel".to_owned()));
+    let cases: [(Change, ExperimentPhase, &str); 9] = [
+        (Box::new(agent(ready(FaultKind::Network, others.into()))), ExperimentPhase::Injecting, ""),
         (Box::new(|_| {}), ExperimentPhase::Injecting, ""),
         // It lacks the rights for a network fault, and says that it cannot: another is on its way.
         (Box::new(agent(ready(FaultKind::Cpu, cannot.clone()))), ExperimentPhase::Arming, ""),
@@ -414,6 +420,31 @@ fn a_fault_that_a_node_holds_is_armed_only_when_the_node_can() {
         assert!(step.nodes.contains_key("node1"), "the node is asked for");
         let orders = step.actions.iter().filter(|action| matches!(action.what, What::Order(_))).count();
         assert!(orders <= usize::from(phase == ExperimentPhase::Injecting), "nothing is ordered before it can be held");
+    }
+}
+
+#[test]
+fn what_only_some_kernels_can_do_is_asked_of_the_node_before_anything_is_touched() {
+    let cannot = |part: FaultPart| BTreeMap::from([(part.name().to_owned(), "no TAP devices".to_owned())]);
+    for (fault, part) in [
+        ("{network: {delay: 200ms, direction: Out}}", Some(FaultPart::Egress)),
+        ("{network: {delay: 200ms, direction: Both}}", Some(FaultPart::Egress)),
+        ("{network: {delay: 200ms}}", None),
+        ("{network: {loss: 1, direction: Out}}", None),
+        ("{network: {partition: true}}", Some(FaultPart::Partition)),
+        ("{files: {path: /data, error: EIO}}", Some(FaultPart::FileErrors)),
+        ("{files: {path: /data, error: EPERM, operations: [access]}}", Some(FaultPart::FileAccess)),
+        ("{files: {path: /data, delay: 20ms}}", None),
+    ] {
+        let parsed: Fault = serde_saphyr::from_str(fault).unwrap();
+        assert_eq!(parsed.parts(), part.into_iter().collect::<Vec<_>>(), "{fault}");
+        let Some(part) = part.filter(|part| part.kind() == FaultKind::Network) else { continue };
+        let (run, step) = armed_with(&SLOW.replace("{network: {delay: 200ms}}", fault), |seen| {
+            seen.agents.insert("node1".to_owned(), ready(FaultKind::Network, cannot(part)));
+        });
+        let why = run.status.experiments[0].why.clone().unwrap_or_default();
+        assert!(why.contains(&format!("node node1 cannot hold {}: no TAP devices", part.name())), "{fault}: {why}");
+        assert!(step.actions.iter().all(|action| !matches!(action.what, What::Order(_))), "{fault}");
     }
 }
 

@@ -107,8 +107,7 @@ impl Cgroup {
 
     /// The value after `key` in a file of keys and values.
     pub fn value(&self, name: &str, key: &str) -> io::Result<u64> {
-        let text = self.read(name)?;
-        let found = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok());
+        let found = value(&self.read(name)?, key);
         found.ok_or_else(|| io::Error::other(format!("no {key} in {name} of {}", self.path.display())))
     }
 
@@ -142,6 +141,11 @@ impl Level<'_> {
 
     pub fn text(&self, name: &str) -> Option<String> {
         read(self.directory, name).ok()
+    }
+
+    /// The value after `key` in a file of keys and values.
+    pub fn value(&self, name: &str, key: &str) -> Option<u64> {
+        value(&self.text(name)?, key)
     }
 }
 
@@ -278,6 +282,10 @@ fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
 /// What is visible here, then what the node's processes see.
 fn trees() -> impl Iterator<Item = Tree> {
     node::roots().filter_map(|root| Tree::at(&format!("{root}{TREE}")))
+}
+
+fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 fn hierarchies(tree: &Tree, version: Version, controllers: &[String]) -> Vec<PathBuf> {

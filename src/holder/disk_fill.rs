@@ -14,7 +14,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::api::Size;
 
-use super::cgroup::{Cgroup, Controller, Version};
+use super::cgroup::{Cgroup, Controller};
 use super::event::{Bite, Clean};
 use super::filesystem::{self, Kind, Space};
 use super::frame::{Ground, Hold, Lost, Refusal};
@@ -28,9 +28,12 @@ use super::{memory, privilege, sys};
 /// to delete images, at 90 % to evict pods.
 const NODE_FULL_PERCENT: u8 = 85;
 
-/// Reserved in pieces, so that the memory of a tmpfs can be watched on the way, and no single call takes long.
+/// Reserved in pieces, so that no single call takes long.
 const PIECE: u64 = 64 << 20;
 const PIECE_MIN: u64 = 4096;
+
+/// How often the memory of a tmpfs is looked at: the target may need it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// ext4 counts blocks as free when its journal says so.
 const FREED_WITHIN: Duration = Duration::from_millis(500);
@@ -43,6 +46,8 @@ struct FillHold {
     wanted: u64,
     /// For a tmpfs: the cgroup that the memory is charged to.
     charged: Option<Charged>,
+    /// When it is looked at next, as time since boot.
+    look: Duration,
 }
 
 /// Whose memory a tmpfs is filled with: the target's, or the holder would be the one to run out of it.
@@ -82,25 +87,13 @@ pub fn prepare(order: &DiskFill, ground: &Ground<'_>) -> Result<Box<dyn Hold>, R
     }
     let charged = if kind == Kind::Tmpfs { Some(charge(ground, wanted)?) } else { None };
     let file = Some(unnamed_file(&directory, OFlags::empty())?);
-    Ok(Box::new(FillHold { path: order.path.clone(), file, directory, wanted, charged }))
+    Ok(Box::new(FillHold { path: order.path.clone(), file, directory, wanted, charged, look: Duration::ZERO }))
 }
 
 fn charge(ground: &Ground<'_>, wanted: u64) -> Result<Charged, Refusal> {
     let cgroup = Cgroup::of(ground.target, Controller::Memory)?;
-    let name = match cgroup.version {
-        Version::V1 => "memory.limit_in_bytes",
-        Version::V2 => "memory.max",
-    };
-    let limit = cgroup.at_each_level(|level| level.number(name)).into_iter().min().unwrap_or(u64::MAX);
-    let working = memory::working_set(&cgroup).map_err(|error| Refusal::new(format!("the target's memory: {error}")))?;
-    if working + wanted > memory::safe(limit) {
-        return Err(Refusal::new(format!(
-            "diskFill: this is memory, and {} beside the {} in use would meet the target's limit of {}",
-            Size(wanted),
-            Size(working),
-            Size(limit)
-        )));
-    }
+    memory::refuse_more_than_is_spare(&cgroup, wanted)
+        .map_err(|why| Refusal::new(format!("diskFill: this is memory of the target: {why}")))?;
     memory::refuse_more_than_the_node_has(wanted)?;
     Ok(Charged { door: cgroup.door()?, cgroup, target: ground.target.watch()?, last_resort: ground.last_resort })
 }
@@ -129,7 +122,21 @@ impl Hold for FillHold {
         Ok(format!("holds {} under {}, now {:.1} % full", Size(held(file)), self.path, space.percent()))
     }
 
+    fn due(&self) -> Option<Duration> {
+        self.charged.is_some().then_some(self.look)
+    }
+
+    /// Gives way where the target, or what shares a limit with it, needs the memory: pages of a file can not be killed.
     fn turn(&mut self) -> Result<(), Lost> {
+        let (Some(charged), Some(file)) = (&self.charged, &self.file) else { return Ok(()) };
+        if sys::since_boot() < self.look {
+            return Ok(());
+        }
+        self.look = sys::since_boot() + LOOK_EVERY;
+        if let Some(missing) = memory::spare(&charged.cgroup).filter(|spare| *spare < 0) {
+            let less = held(file).saturating_add_signed(missing) / PIECE_MIN * PIECE_MIN;
+            file.set_len(less).map_err(|error| Lost::new(format!("{}: it cannot be made smaller: {error}", self.path)))?;
+        }
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use crate::api::FaultPart;
 use super::event::{Bite, Clean};
 use super::fanotify::{self, Answer, Group, Waiting};
 use super::frame::{Ground, Hold, Lost, Refusal};
+use super::mechanism::Parts;
 use super::order::{FileError, FileOperation, Files};
 use super::{privilege, sys};
 
@@ -67,7 +68,7 @@ pub fn check() -> Result<(), String> {
 }
 
 /// What not every kernel can do of it.
-pub fn checks_of_parts() -> Vec<(FaultPart, Result<(), String>)> {
+pub fn checks_of_parts() -> Parts {
     let (major, minor) = CHOSEN_ERRORS;
     let able = || if kernel_is(CHOSEN_ERRORS) { Ok(()) } else { Err(format!("it needs Linux {major}.{minor}")) };
     vec![(FaultPart::FileErrors, able()), (FaultPart::FileAccess, able())]

@@ -21,6 +21,9 @@ pub struct Check {
     pub cannot: Option<String>,
 }
 
+/// Parts of a fault that not every kernel can do, and why this one cannot.
+pub type Parts = Vec<(FaultPart, Result<(), String>)>;
+
 /// Opens what the fault needs and refuses what cannot be. Injects nothing.
 pub fn prepare(fault: &Fault, ground: &Ground<'_>) -> Result<Box<dyn Hold>, Refusal> {
     Ok(match fault {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::api::Size;
 
-use super::cgroup::{self, Cgroup, Controller, Version};
+use super::cgroup::{self, Cgroup, Controller, Level, Version};
 use super::event::{Bite, Clean};
 use super::frame::{Ground, Hold, Lost, Refusal};
 use super::leash::LastResort;
@@ -60,12 +60,7 @@ pub fn check() -> Result<(), String> {
 
 pub fn prepare(order: &Memory, ground: &Ground<'_>) -> Result<MemoryHold, Refusal> {
     let cgroup = Cgroup::of(ground.target, Controller::Memory)?;
-    let name = match cgroup.version {
-        Version::V1 => "memory.limit_in_bytes",
-        Version::V2 => "memory.max",
-    };
-    // Version 1 writes "no limit" as the largest multiple of a page.
-    let limit = cgroup.at_each_level(|level| level.number(name)).into_iter().filter(|limit| *limit < 1 << 60).min();
+    let limit = cgroup.at_each_level(|level| limit(level, cgroup.version)).into_iter().min();
     let goal = match (order.percent, order.bytes) {
         (Some(percent), None) => limit.map(|limit| limit / 100 * u64::from(percent.get())).ok_or_else(|| {
             Refusal::new("neither the container nor its pod has a memory limit to take a percentage of: give bytes")
@@ -88,6 +83,10 @@ pub fn prepare(order: &Memory, ground: &Ground<'_>) -> Result<MemoryHold, Refusa
         let (working, goal) = (Size(working), Size(goal));
         return Err(Refusal::new(format!("memory: the target uses {working} already, the goal is {goal}")));
     }
+    if !order.oom {
+        refuse_more_than_is_spare(&cgroup, goal - working)
+            .map_err(|why| Refusal::new(format!("memory: {why}; `oom` allows it")))?;
+    }
     refuse_more_than_the_node_has(goal - working)?;
     Ok(MemoryHold {
         goal,
@@ -104,8 +103,48 @@ pub fn prepare(order: &Memory, ground: &Ground<'_>) -> Result<MemoryHold, Refusa
 }
 
 /// The most that may be in use below a limit without asking for an OOM kill.
-pub fn safe(limit: u64) -> u64 {
+fn safe(limit: u64) -> u64 {
     limit / 100 * (100 - MARGIN_PERCENT)
+}
+
+/// The limit of a level; version 1 writes "none" as the largest multiple of a page.
+fn limit(level: &Level<'_>, version: Version) -> Option<u64> {
+    let name = match version {
+        Version::V1 => "memory.limit_in_bytes",
+        Version::V2 => "memory.max",
+    };
+    level.number(name).filter(|limit| *limit < 1 << 60)
+}
+
+/// How much more may be used before a limit of the container or of its pod, which others of the pod use too, is near
+/// enough for an OOM kill; below zero, how much too much it is. `None` without a limit.
+pub fn spare(cgroup: &Cgroup) -> Option<i64> {
+    let (usage, inactive) = match cgroup.version {
+        Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
+        Version::V2 => ("memory.current", "inactive_file"),
+    };
+    let spare = |level: &Level<'_>| {
+        let safe = safe(limit(level, cgroup.version)?);
+        let usage = level.number(usage)?;
+        // Dear to read, and it only makes room.
+        let inactive = if usage + STEP > safe { level.value("memory.stat", inactive).unwrap_or(0) } else { 0 };
+        Some(safe as i64 - usage.saturating_sub(inactive) as i64)
+    };
+    cgroup.at_each_level(spare).into_iter().min()
+}
+
+/// # Errors
+/// The same, in words.
+pub fn refuse_more_than_is_spare(cgroup: &Cgroup, more: u64) -> Result<(), String> {
+    match spare(cgroup) {
+        Some(spare) if more as i64 > spare => Err(format!(
+            "{} more, where {} are left below {} % of the limits of the container and its pod: an OOM kill is likely",
+            Size(more),
+            Size(spare.max(0) as u64),
+            100 - MARGIN_PERCENT
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What the limit presses on: usage without the file cache that the kernel gives up first.
@@ -190,7 +229,9 @@ impl Filler<'_> {
                 ((sys::since_boot() - start).as_secs_f64() / self.ramp.as_secs_f64()).min(1.0)
             };
             let goal = before + (self.goal.saturating_sub(before) as f64 * share) as u64;
-            let wanted = goal.saturating_sub(others).min(most) / PAGE * PAGE;
+            let spare = if self.oom { None } else { spare(self.cgroup) };
+            let allowed = spare.map_or(u64::MAX, |spare| held.saturating_add_signed(spare));
+            let wanted = goal.saturating_sub(others).min(most).min(allowed) / PAGE * PAGE;
             if wanted > held {
                 let next = wanted.min(held + STEP);
                 memory.touch(held, next);

@@ -62,11 +62,8 @@ pub fn prepare(order: &Processes, ground: &Ground<'_>) -> Result<ProcessesHold, 
     if cgroup.version == Version::V2
         && let Ok(memory) = Cgroup::of(ground.target, Controller::Memory)
     {
-        let limit = memory.at_each_level(|level| level.number("memory.max")).into_iter().min().unwrap_or(u64::MAX);
-        let working = memory::working_set(&memory).map_err(|error| Refusal::new(format!("the target's memory: {error}")))?;
-        if working + (goal - room.used) * THREAD_BYTES > memory::safe(limit) {
-            return Err(Refusal::new(format!("processes: {goal} processes would meet the target's memory limit of {limit}")));
-        }
+        memory::refuse_more_than_is_spare(&memory, (goal - room.used) * THREAD_BYTES)
+            .map_err(|why| Refusal::new(format!("processes: {goal} processes take memory: {why}")))?;
     }
     Ok(ProcessesHold {
         goal,

@@ -9,7 +9,9 @@ use kube::{Client, ResourceExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kinds::process_of;
-use crate::lab::{ApiServer, Lab, PATIENCE, eventually, gameday, kubectl, kubectl_apply, runtime, signal, text, token_client};
+use crate::lab::{
+    ApiServer, Lab, PATIENCE, eventually, gameday, kubectl, kubectl_apply, runtime, signal, text, token_client, try_create,
+};
 
 const HELD: &str = r#"
 apiVersion: gameday.dev/v1alpha1
@@ -177,6 +179,43 @@ fn a_network_delay_is_seen_from_outside_and_gone_after() {
 }
 
 #[test]
+fn what_a_target_sends_is_delayed_too() {
+    runtime().block_on(passes("held-egress", "{network: {delay: 100ms, direction: Out}}", async |target| {
+        let took = answer_ms(&target.ip).await;
+        println!("an answer of the target takes {took:.1} ms");
+        assert!((190.0..400.0).contains(&took), "{took} ms");
+    }));
+}
+
+/// Restarts of a container that its liveness probe kills within three seconds.
+async fn restarts_of_one_cut_off(name: &str, fault: &str) -> (GameDayRunStatus, i32) {
+    let mut lab = Lab::new(name).await;
+    let address = lab.shop("checkout", 2, &[]).await;
+    let liveness = r#"{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":1,"containers":[{"name":"shop","livenessProbe":{"httpGet":{"path":"/healthz","port":8080},"periodSeconds":1,"timeoutSeconds":1,"failureThreshold":2}}]}}}}"#;
+    kubectl(&["-n", &lab.namespace, "patch", "deployment", "checkout", "-p", liveness]);
+    kubectl(&["-n", &lab.namespace, "rollout", "status", "deployment/checkout", "--timeout=60s"]);
+    let operator = lab.operator("one");
+    lab.apply(&game_day(&address, fault, "12s")).await;
+    let target = holding_on(lab, operator, async |_, _| {}).await;
+    let status = target.lab.until_finished(&target.run).await.status.unwrap();
+    show(name, &status);
+    nothing_is_left(&target).await;
+    let pod = target.lab.pods().get(&status.experiments[0].targets[0].name).await.unwrap();
+    let restarts = pod.status.unwrap().container_statuses.unwrap()[0].restart_count;
+    (status, restarts)
+}
+
+#[test]
+fn the_kubelets_probes_of_a_pod_that_is_cut_off_are_spared_unless_asked() {
+    runtime().block_on(async {
+        let (status, restarts) = restarts_of_one_cut_off("held-spared", "{network: {partition: true}}").await;
+        assert_eq!((status.verdict, restarts), (Some(Verdict::Passed), 0), "{status:#?}");
+        let (status, restarts) = restarts_of_one_cut_off("held-asked", "{network: {partition: true, kubelet: true}}").await;
+        assert!(status.verdict == Some(Verdict::Inconclusive) && restarts > 0, "{restarts} restarts: {status:#?}");
+    });
+}
+
+#[test]
 fn processor_pressure_passes() {
     runtime().block_on(passes("held-cpu", "{cpu: {cores: 0.2}}", async |_| {}));
 }
@@ -200,6 +239,24 @@ fn a_killed_holder_takes_its_fault_along() {
         show("holder killed", &status);
         assert_eq!(status.verdict, Some(Verdict::Inconclusive));
         assert!(status.why.as_deref().unwrap().contains("killed"), "{status:#?}");
+        nothing_is_left(&target).await;
+    });
+}
+
+#[test]
+fn a_holder_that_hangs_is_killed_when_it_is_to_end() {
+    runtime().block_on(async {
+        let target = holding("held-hang", DELAY, "5m").await;
+        for pid in holders() {
+            signal(pid, "-STOP");
+        }
+        let stop = Patch::Merge(serde_json::json!({"spec": {"stop": {"reason": "tried"}}}));
+        target.lab.runs().patch(&target.run, &PatchParams::default(), &stop).await.unwrap();
+        let took = until_unharmed(&target.ip, Duration::from_secs(5)).await;
+        println!("a holder that hangs: unharmed {took:?} after the stop");
+        let status = target.lab.until_finished(&target.run).await.status.unwrap();
+        show("a holder that hangs", &status);
+        assert_eq!(status.verdict, Some(Verdict::Inconclusive));
         nothing_is_left(&target).await;
     });
 }
@@ -327,6 +384,27 @@ fn tenants_cannot_write_orders_to_nodes() {
             .output()
             .unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "no");
+        let attempts: [&[&str]; 3] = [
+            &["patch", "injections.gameday.dev", "any", "--type=merge", "-p", r#"{"spec":{"revert":true}}"#],
+            &[
+                "patch",
+                "injections.gameday.dev",
+                "any",
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                r#"{"status":{"phase":"Holding"}}"#,
+            ],
+            &["delete", "injections.gameday.dev", "--all"],
+        ];
+        for attempt in attempts {
+            let output = Command::new("kubectl").args(["-n", "gameday-agents", &who]).args(attempt).output().unwrap();
+            assert!(!output.status.success() && text(&output).contains("orbidden"), "{attempt:?}: {}", text(&output));
+        }
+        let order =
+            "{apiVersion: gameday.dev/v1alpha1, kind: Injection, metadata: {name: any, namespace: gameday-agents}, spec: {}}";
+        let output = try_create(order, &[&who]);
+        assert!(!output.status.success() && text(&output).contains("orbidden"), "{}", text(&output));
         let orders = injections(&lab.client).list(&ListParams::default()).await.unwrap();
         assert!(
             orders.iter().all(|order| order.status.as_ref().is_none_or(|status| status.phase != InjectionPhase::Holding)),

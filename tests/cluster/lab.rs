@@ -357,9 +357,19 @@ pub fn kubectl_apply(manifests: &str) {
 
 /// `kubectl apply -f -`, which may be refused.
 pub fn try_apply(manifests: &str) -> Output {
+    hand_in("apply", manifests, &[])
+}
+
+/// `kubectl create -f -` with more arguments, which may be refused.
+pub fn try_create(manifests: &str, more: &[&str]) -> Output {
+    hand_in("create", manifests, more)
+}
+
+fn hand_in(verb: &str, manifests: &str, more: &[&str]) -> Output {
     use std::io::Write;
     let mut child = Command::new("kubectl")
-        .args(["apply", "-f", "-"])
+        .args([verb, "-f", "-"])
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

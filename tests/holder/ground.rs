@@ -137,6 +137,20 @@ impl Ground {
         command
     }
 
+    /// Runs something in another container of the same pod, as far as its memory goes.
+    pub fn beside(&self, script: &str) -> Command {
+        let cgroup = self.sibling();
+        fs::create_dir_all(&cgroup).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("echo $$ > {}/cgroup.procs; {script}", cgroup.display())]);
+        command.env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+
+    fn sibling(&self) -> PathBuf {
+        cgroup(&self.id, "memory").with_file_name("beside")
+    }
+
     pub fn read(&self, controller: &str, name: &str) -> String {
         fs::read_to_string(cgroup(&self.id, controller).join(name)).unwrap()
     }
@@ -256,6 +270,7 @@ impl Drop for Ground {
             reap(&workers);
             std::thread::sleep(Duration::from_millis(5));
         }
+        let _ = fs::remove_dir(self.sibling());
         for cgroup in cgroups(&self.id) {
             cgroup.ancestors().take(LEVELS).for_each(|directory| drop(fs::remove_dir(directory)));
         }

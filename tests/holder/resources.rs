@@ -1,6 +1,6 @@
 //! What each fault does to its target, measured at the target.
 
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gameday::api::Percent;
@@ -138,7 +138,64 @@ fn a_disk_is_filled_to_ninety_percent() {
     let name = if is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
     ground.write("memory", name, &(64 * MIB).to_string());
     let refused = ground.hold(Fault::DiskFill(too_much), LONG).end();
-    assert!(refused.refusal().contains("would meet the target's limit"), "{}", refused.refusal());
+    assert!(refused.refusal().contains("an OOM kill is likely"), "{}", refused.refusal());
+}
+
+/// A process that fills this many megabytes, again and again.
+fn grown(mut command: Command) -> Child {
+    command.stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn megabytes(count: u32) -> String {
+    format!("exec dd if=/dev/zero of=/dev/null bs={count}M count=1000000")
+}
+
+#[test]
+fn memory_gives_way_to_others_of_its_pod() {
+    let Some(ground) = ground("memory-pod") else { return };
+    let name = if is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
+    ground.write_pod("memory", name, &MEMORY_LIMIT.to_string());
+    let fill = |part| Fault::Memory(Memory { percent: Some(percent(part)), ..Memory::default() });
+    let mut beside = grown(ground.beside(&megabytes(95)));
+    until("the other has grown", soon(), || resident(&beside) > 90 * MIB);
+    let refused = ground.hold(fill(80), LONG).end();
+    assert!(refused.refusal().contains("limits of the container and its pod"), "{}", refused.refusal());
+    beside.kill().unwrap();
+    beside.wait().unwrap();
+
+    let mut holder = ground.hold(fill(60), LONG);
+    holder.started();
+    until("60 %", soon(), || (ground.memory_percent() - 60.0).abs() <= 2.0);
+    let mut beside = grown(ground.beside(&megabytes(95)));
+    until("it has given way", soon(), || resident(&beside) > 90 * MIB && ground.memory_percent() < 59.0);
+    assert_eq!((ground.oom_kills(), beside.try_wait().unwrap()), (0, None));
+    println!("memory: {:.2} % of 256 MiB beside another container with 95 MB", ground.memory_percent());
+    beside.kill().unwrap();
+    beside.wait().unwrap();
+    until("60 % again", soon(), || (ground.memory_percent() - 60.0).abs() <= 2.0);
+}
+
+#[test]
+fn a_filled_tmpfs_gives_way() {
+    let Some(ground) = ground("disk-memory") else { return };
+    let name = if is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
+    ground.write("memory", name, &(128 * MIB).to_string());
+    let fill = DiskFill { path: ground.path("memory"), bytes: mib(85), ..DiskFill::default() };
+    let mut holder = ground.hold(Fault::DiskFill(fill), LONG);
+    holder.started();
+    holder.bitten();
+    let full = ground.full_percent("memory");
+    let mut target = grown(ground.inside(&megabytes(38)));
+    until("it has given way", soon(), || ground.full_percent("memory") < full - 0.5);
+    assert_eq!((ground.oom_kills(), target.try_wait().unwrap()), (0, None));
+    println!("diskFill of memory: {full:.1} % full, {:.1} % when the target needed memory", ground.full_percent("memory"));
+    target.kill().unwrap();
+    target.wait().unwrap();
+}
+
+fn resident(process: &Child) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/statm", process.id())).unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
 #[test]

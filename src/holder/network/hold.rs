@@ -14,6 +14,7 @@ use super::{Abilities, Failure, left_over, open};
 use crate::api::FaultPart;
 use crate::holder::event::{self, Clean};
 use crate::holder::frame::{Ground, Hold, Lost, Refusal};
+use crate::holder::mechanism::Parts;
 use crate::holder::order::Fault;
 use crate::holder::privilege;
 
@@ -43,7 +44,7 @@ struct Ended {
 }
 
 /// Whether this kernel and these capabilities can hold one, and, if so, what not every kernel can do of it.
-pub fn checks() -> (Result<(), String>, Vec<(FaultPart, Result<(), String>)>) {
+pub fn checks() -> (Result<(), String>, Parts) {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN;
     let able = privilege::need(needed, "SYS_ADMIN and NET_ADMIN", "a network fault")
         .and_then(|()| super::abilities().map_err(|refusal| refusal.to_string()));
