@@ -364,9 +364,9 @@ impl Agent {
             return self.follow_hold(&name, spec);
         }
         let recorded = order.status.clone().unwrap_or_default();
-        let over = |phase, why: &str, clean: &str| InjectionStatus {
+        let over = |phase, why: &str, clean: Option<&str>| InjectionStatus {
             phase,
-            clean: Some(clean.to_owned()),
+            clean: clean.map(str::to_owned),
             why: Some(why.to_owned()),
             ended: Some(Timestamp::now()),
             ..recorded.clone()
@@ -375,15 +375,15 @@ impl Agent {
             InjectionPhase::Cleared | InjectionPhase::Lost | InjectionPhase::Refused => {}
             // This process did not begin it: the holder ended with the agent that did.
             InjectionPhase::Holding => {
-                let clean = "the holder died with its agent, and no other is on this node";
-                self.over(&name, over(InjectionPhase::Lost, "the agent was started anew", clean));
+                let (why, clean) = after_a_restart();
+                self.over(&name, over(InjectionPhase::Lost, &why, clean));
             }
             InjectionPhase::Pending if recorded.began.is_some() => {
-                let clean = "its container was gone, and no holder is on this node";
-                self.over(&name, over(InjectionPhase::Lost, "the agent was started anew", clean));
+                let (why, clean) = after_a_restart();
+                self.over(&name, over(InjectionPhase::Lost, &why, clean));
             }
             InjectionPhase::Pending if self.is_reverted(spec) => {
-                self.over(&name, over(InjectionPhase::Cleared, "reverted before it was begun", "it was never begun"));
+                self.over(&name, over(InjectionPhase::Cleared, "reverted before it was begun", Some("it was never begun")));
             }
             InjectionPhase::Pending => self.begin(&name, spec),
         }
@@ -578,6 +578,18 @@ impl Agent {
             self.statuses.forget(name);
         }
     }
+}
+
+/// What is known of an order that another agent process had begun: why it is over, and proof that nothing is left.
+fn after_a_restart() -> (String, Option<&'static str>) {
+    let left: Vec<String> = proc::orphans().into_iter().map(|(pid, _)| pid.to_string()).collect();
+    if left.is_empty() {
+        return (
+            "the agent was started anew".to_owned(),
+            Some("its holder died with its agent: none without an agent is on this node"),
+        );
+    }
+    (format!("NOT CLEAN: the agent was started anew, and holders that a dead one left do not end: {}", left.join(", ")), None)
 }
 
 /// Whether it says that it was renewed, by its holder's clock, no longer ago than it lasts.

@@ -3,15 +3,21 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::holder::{first_of, is_in_container};
 
 /// Orders come in crowds, and to read all of `/proc` takes milliseconds: one reading is good for so long. A holder looks
 /// again whether the process it is told of is still the container's.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// A process that is killed is gone by then, unless the kernel holds it.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The processes of this node with their cgroups, as last read.
 #[derive(Default)]
@@ -116,24 +122,39 @@ fn gateways_v6(routes: &str) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-/// Ends every holder that an agent has started and that has none any more. Says how many. Those of another agent, and
-/// those that somebody holds by hand, are not touched.
+/// Ends every holder that an agent has started and that has none any more, waits a moment until they are gone, and says
+/// how many they were. Those of another agent, and those that somebody holds by hand, are not touched.
 pub fn end_orphans() -> usize {
-    let mut ended = 0;
-    for pid in pids().into_iter().filter(|pid| is_orphan(*pid)) {
-        // SAFETY: a signal to a process by number; a number that was given anew meanwhile is the risk of a kill by hand.
-        if unsafe { libc::kill(pid, libc::SIGKILL) } == 0 {
-            ended += 1;
-        }
+    let orphans: Vec<OwnedFd> = orphans().into_iter().filter_map(|(_, process)| process).collect();
+    for process in &orphans {
+        // One that cannot be killed is found again, by [`orphans`].
+        let _ = pidfd_send_signal(process, Signal::KILL);
     }
-    ended
+    let until = Instant::now() + GONE_WITHIN;
+    for process in &orphans {
+        let rest = until.saturating_duration_since(Instant::now());
+        let rest = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: rest.subsec_nanos().into() };
+        let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&rest));
+    }
+    orphans.len()
+}
+
+/// Holders that an agent has started and that has none any more.
+pub fn orphans() -> Vec<(i32, Option<OwnedFd>)> {
+    let process = |pid: i32| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
+    // Opened first: what is found out then is of this process, and not of another with its number.
+    let opened = pids().into_iter().filter(|pid| is_orphan(*pid)).map(|pid| (pid, process(pid)));
+    opened.filter(|(pid, _)| is_orphan(*pid)).collect()
 }
 
 /// A holder or a worker of one, whose parent is neither an agent nor a holder.
 fn is_orphan(pid: i32) -> bool {
-    let is_holder = |pid: i32| command(pid).is_some_and(|words| words.starts_with(&[b"/proc/self/exe".into(), b"hold".into()]));
     let is_agent = |pid: i32| command(pid).is_some_and(|words| words.get(1).is_some_and(|word| word == b"agent"));
     is_holder(pid) && parent(pid).is_none_or(|parent| !is_agent(parent) && !is_holder(parent))
+}
+
+fn is_holder(pid: i32) -> bool {
+    command(pid).is_some_and(|words| words.starts_with(&[b"/proc/self/exe".into(), b"hold".into()]))
 }
 
 fn command(pid: i32) -> Option<Vec<Vec<u8>>> {
@@ -153,7 +174,38 @@ fn pids() -> Vec<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::{Child, Command};
+
+    use rustix::process::kill_process;
+
     use super::*;
+
+    #[test]
+    fn a_holder_without_an_agent_is_ended_and_one_with_an_agent_is_not() {
+        let directory = std::env::temp_dir().join(format!("gameday-orphans-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("hold"), "sleep 100 & wait").unwrap();
+        fs::write(directory.join("agent"), "exec -a /proc/self/exe sh hold & wait").unwrap();
+        // As their command lines have it: what an agent started, and an agent with what it has started.
+        let mut orphan = Command::new("sh").arg0("/proc/self/exe").arg("hold").current_dir(&directory).spawn().unwrap();
+        let mut agent = Command::new("bash").arg("agent").current_dir(&directory).spawn().unwrap();
+        let of = |child: &Child| i32::try_from(child.id()).unwrap();
+        let held = || pids().into_iter().find(|pid| is_holder(*pid) && parent(*pid) == Some(of(&agent)));
+        let until = Instant::now() + Duration::from_secs(10);
+        while !is_orphan(of(&orphan)) || held().is_none() {
+            assert!(Instant::now() < until, "they never came");
+            std::thread::yield_now();
+        }
+        assert!(end_orphans() >= 1);
+        assert_eq!(orphan.wait().unwrap().signal(), Some(libc::SIGKILL));
+        let holder = held().expect("it lives");
+        for pid in [holder, of(&agent)] {
+            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        }
+        agent.wait().unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn the_next_hop_of_a_default_route_is_the_gateway() {

@@ -43,8 +43,8 @@ pub struct Fault {
     /// the disk: it is measured, never promised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_io: Option<DiskIo>,
-    /// Delay or fail opening and reading files under a path of a container. Give `delay`, `error`, or both. Files that were
-    /// open before are not touched, nor are calls that open nothing.
+    /// Delay, fail or slow down opening, reading and writing files under a path of a container. Give `delay`, `error`, or
+    /// both; or `rate`. Files that were open before are not touched, nor are calls that open nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
     /// Use up a container's process limit. It or its pod must have one, which the kubelet's `podPidsLimit` sets and most

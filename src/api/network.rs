@@ -21,7 +21,8 @@ use super::{Duration, Percent, Selector, says};
 pub struct Network {
     /// Packets that the target receives (`In`, the default), that it sends (`Out`), or both. A partition is both
     /// unless this says otherwise. A delay of what comes in lengthens a round trip just as much as one of what goes
-    /// out, and costs less; `Out` needs a kernel of 5.16 or later with TAP devices.
+    /// out, and costs less; `Out` needs a kernel of 5.16 or later with TAP devices, and a
+    /// runtime that lets agents use them (runc 1.2.0 to 1.2.3 does not).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
     /// Hold every packet this long.
@@ -73,7 +74,9 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub except: Option<Vec<Peer>>,
-    /// Disturb the kubelet's probes too. They are spared unless this is true.
+    /// Disturb the kubelet's probes too. Unless this is true, all traffic with the addresses from which it probes is
+    /// spared: those of the node and of the pod's gateway. That is also what the node sends on in its own name, and
+    /// other pods of this node that use its network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet: Option<bool>,
 }

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, Duration, Percent};
+use super::{Bytes, Duration, Percent, says};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Args, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -148,6 +148,11 @@ pub struct Files {
     #[arg(long, value_enum)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<FileError>,
+    /// Let reads and writes go on at this many bytes a second, all together, as a slow disk would; what a call asks for
+    /// counts, also where there is less to read. Alone, and with the operation `access`: Linux 6.14.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Bytes>,
     /// This part of them, drawn by the seed.
     #[arg(long, value_parser = percent, default_value = "100")]
     #[serde(default = "Files::default_percent")]
@@ -155,6 +160,16 @@ pub struct Files {
 }
 
 impl Files {
+    /// What is wrong with it, if anything is.
+    pub fn problem(&self) -> Option<&'static str> {
+        let acts = self.delay.is_some_and(|delay| delay != Duration::ZERO) || self.error.is_some();
+        match self.rate {
+            None if !acts => Some(says::FILES),
+            Some(_) if acts || self.operations != [FileOperation::Access] => Some(says::FILES_RATE),
+            None | Some(_) => None,
+        }
+    }
+
     fn default_operations() -> Vec<FileOperation> {
         vec![FileOperation::Open]
     }

@@ -53,6 +53,8 @@ pub mod says {
     pub const DURATION: &str = "a duration is written like 500ms, 30s, 5m or 1m30s";
     pub const PERCENT: &str = "a percentage is a whole number from 1 to 100";
     pub const CHANCE: &str = "a percentage of packets is above 0 and at most 100";
+    pub const FILES: &str = "give delay, error, or both; or rate";
+    pub const FILES_RATE: &str = "a rate goes without delay and error, and is of the operation access: operations: [access]";
     pub const BLOCK: &str = "a block is a multiple of 4096 bytes, at most 16 MiB";
     pub const BYTES: &str = "bytes are a whole number, or written like 64Ki, 256Mi or 2Gi";
     pub const RATE: &str = "a rate is written like 500kbit, 10Mbit or 1Gbit";

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::api::{Duration, Fault, FaultKind, InjectionPhase, InjectionSpec, Network, OnRestart, TargetStatus, says};
+use crate::api::{Duration, Fault, FaultKind, Files, InjectionPhase, InjectionSpec, Network, OnRestart, TargetStatus, says};
 
 use super::admit::{Held, Plan};
 use super::fault::{Bite, Candidate};
@@ -51,11 +51,8 @@ pub fn admit(path: &str, fault: &Fault, problems: &mut Problems) {
     {
         problems.add(format!("{path}.block"), says::BLOCK);
     }
-    if let Some(files) = &fault.files
-        && files.delay.is_none()
-        && files.error.is_none()
-    {
-        problems.add(path, "give delay, error, or both");
+    if let Some(why) = fault.files.as_ref().and_then(Files::problem) {
+        problems.add(path, why);
     }
     let paths = [
         fault.disk_fill.as_ref().map(|fill| &fill.path),

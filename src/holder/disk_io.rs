@@ -1,7 +1,8 @@
 //! Disk pressure: workers in the target's cgroup that read or write directly, past the cache, on the target's
 //! disk. What it does to the target is a property of the disk: it is measured and reported, never promised.
 //!
-//! A limit on the device (`blkio.throttle`, `io.max`) would outlive its holder, so there is none here.
+//! A limit on the device (`blkio.throttle`, `io.max`) would outlive its holder, so there is none here; `files` with a
+//! rate is one that does not.
 
 use std::fs::File;
 use std::io;

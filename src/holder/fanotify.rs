@@ -20,6 +20,8 @@ pub struct Group {
 pub struct Waiting {
     /// The file it is about.
     pub file: OwnedFd,
+    /// How many bytes it asks for, where the kernel says so.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,9 @@ impl Group {
                 unsafe { rest.as_ptr().cast::<libc::fanotify_event_metadata>().read_unaligned() };
             if event.fd >= 0 {
                 // SAFETY: the kernel opened it for us when the event was read.
-                waiting.push(Waiting { file: unsafe { OwnedFd::from_raw_fd(event.fd) } });
+                let file = unsafe { OwnedFd::from_raw_fd(event.fd) };
+                let records = rest.get(event.metadata_len.into()..event.event_len as usize).unwrap_or_default();
+                waiting.push(Waiting { file, bytes: bytes(records).unwrap_or(0) });
             }
             rest = rest.get((event.event_len as usize).max(HEAD)..).unwrap_or_default();
         }
@@ -100,8 +104,41 @@ impl Group {
     }
 }
 
+/// The length in a record of a range (linux/fanotify.h, struct fanotify_event_info_range), among an event's records.
+fn bytes(mut records: &[u8]) -> Option<u64> {
+    const RANGE: u8 = 6;
+    const COUNT: std::ops::Range<usize> = 16..24;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(records.get(2..4)?.try_into().ok()?));
+        if records[0] == RANGE {
+            return records.get(COUNT)?.try_into().ok().map(u64::from_ne_bytes);
+        }
+        records = records.get(length..).filter(|_| length > 0)?;
+    }
+}
+
 impl AsFd for Group {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_range_is_found_among_other_records() {
+        let record = |kind: u8, length: u16, rest: &[u64]| {
+            let mut bytes = vec![kind, 0];
+            bytes.extend(length.to_ne_bytes());
+            bytes.extend([0; 4]);
+            bytes.extend(rest.iter().flat_map(|word| word.to_ne_bytes()));
+            bytes
+        };
+        let range = record(6, 24, &[4_096, 65_536]);
+        assert_eq!(bytes(&range), Some(65_536));
+        assert_eq!(bytes(&[record(4, 16, &[1]), range.clone()].concat()), Some(65_536));
+        assert_eq!((bytes(&[]), bytes(&range[..20]), bytes(&record(4, 0, &[1]))), (None, None, None));
     }
 }

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
-use crate::api::FaultPart;
+use crate::api::{FaultPart, Size};
 
 use super::event::{Bite, Clean};
 use super::fanotify::{self, Answer, Group, Waiting};
@@ -42,6 +42,7 @@ pub struct FilesHold {
     base: OwnedFd,
     group: Option<Group>,
     chance: ChaCha8Rng,
+    pace: Pace,
     waiting: BinaryHeap<Reverse<Delayed>>,
     waiting_max: usize,
     count: Count,
@@ -51,10 +52,27 @@ pub struct FilesHold {
 struct Count {
     seen: u64,
     hit: u64,
+    bytes: u64,
     not_taken: u64,
     answered: u64,
     late: Duration,
     latest: Duration,
+}
+
+/// Calls one after the other, each for as long as its bytes take.
+#[derive(Default)]
+struct Pace {
+    /// When the last is done, as time since boot.
+    free: Duration,
+}
+
+impl Pace {
+    /// When a call that comes now is done. No call waits for longer than [`DELAY_MAX`].
+    fn done(&mut self, now: Duration, bytes: u64, per_second: u64) -> Duration {
+        let takes = Duration::from_secs_f64((bytes as f64 / per_second as f64).min(DELAY_MAX.as_secs_f64()));
+        self.free = (self.free.max(now) + takes).min(now + DELAY_MAX);
+        self.free
+    }
 }
 
 struct Delayed {
@@ -75,11 +93,10 @@ pub fn checks_of_parts() -> Parts {
 }
 
 pub fn prepare(order: &Files, ground: &Ground<'_>) -> Result<FilesHold, Refusal> {
-    let delay = order.delay.map_or(Duration::ZERO, |delay| delay.as_std());
-    if delay.is_zero() && order.error.is_none() {
-        return Err(Refusal::new("files: give a delay, an error, or both"));
+    if let Some(why) = order.problem() {
+        return Err(Refusal::new(format!("files: {why}")));
     }
-    if delay > DELAY_MAX {
+    if order.delay.is_some_and(|delay| delay.as_std() > DELAY_MAX) {
         return Err(Refusal::new(format!("files: a delay of more than {} s", DELAY_MAX.as_secs())));
     }
     if order.operations.is_empty() {
@@ -102,6 +119,7 @@ pub fn prepare(order: &Files, ground: &Ground<'_>) -> Result<FilesHold, Refusal>
         base,
         group: Some(group),
         chance: ChaCha8Rng::seed_from_u64(ground.seed),
+        pace: Pace::default(),
         waiting: BinaryHeap::new(),
         waiting_max: room_for_waiting()?,
         count: Count::default(),
@@ -134,7 +152,8 @@ impl Hold for FilesHold {
         })?;
         let delay = self.order.delay.map(|delay| format!("wait {delay}"));
         let error = self.order.error.map(|error| format!("fail with {}", format!("{error:?}").to_uppercase()));
-        let what: Vec<String> = delay.into_iter().chain(error).collect();
+        let rate = self.order.rate.map(|rate| format!("go on at {rate} a second"));
+        let what: Vec<String> = delay.into_iter().chain(error).chain(rate).collect();
         let operations: Vec<String> =
             self.order.operations.iter().map(|operation| format!("{operation:?}").to_lowercase()).collect();
         Ok(format!("{} of {} under {} {}", self.order.percent, operations.join(", "), self.order.path, what.join(" and ")))
@@ -167,12 +186,14 @@ impl Hold for FilesHold {
     }
 
     fn bite(&mut self) -> Bite {
-        let Count { seen, hit, not_taken, answered, late, latest } = std::mem::take(&mut self.count);
+        let Count { seen, hit, bytes, not_taken, answered, late, latest } = std::mem::take(&mut self.count);
         let mean_late_us = late.as_secs_f64() * 1e6 / (answered as f64).max(1.0);
-        let says = format!("{hit} of {seen} calls hit, {} waiting; answered {mean_late_us:.0} us late", self.waiting.len());
+        let of = if self.order.rate.is_some() { format!(", of {}", Size(bytes)) } else { String::new() };
+        let says = format!("{hit} of {seen} calls hit{of}, {} waiting; answered {mean_late_us:.0} us late", self.waiting.len());
         let figures = [
             ("seen", seen as f64),
             ("hit", hit as f64),
+            ("bytes", bytes as f64),
             ("waiting", self.waiting.len() as f64),
             ("errors_not_taken", not_taken as f64),
             ("late_mean_us", mean_late_us),
@@ -203,9 +224,16 @@ impl FilesHold {
         if !named || self.chance.random_range(0..100) >= self.order.percent.get() {
             return self.answer(&call, Answer::GoOn);
         }
+        let now = sys::since_boot();
+        let due = match (self.order.rate, self.order.delay) {
+            (Some(_), _) if call.bytes == 0 => return self.answer(&call, Answer::GoOn),
+            (Some(rate), _) => Some(self.pace.done(now, call.bytes, rate.get())),
+            (None, delay) => delay.map(|delay| now + delay.as_std()),
+        };
         self.count.hit += 1;
-        match self.order.delay {
-            Some(delay) => self.waiting.push(Reverse(Delayed { due: sys::since_boot() + delay.as_std(), call })),
+        self.count.bytes += call.bytes;
+        match due {
+            Some(due) => self.waiting.push(Reverse(Delayed { due, call })),
             None => self.answer(&call, self.verdict())?,
         }
         Ok(())
@@ -327,6 +355,17 @@ impl Ord for Delayed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_go_on_at_the_rate_and_none_waits_for_ever() {
+        let seconds = Duration::from_secs;
+        let mut pace = Pace::default();
+        assert_eq!(pace.done(seconds(100), 1_000, 1_000), seconds(101));
+        assert_eq!(pace.done(seconds(100), 2_000, 1_000), seconds(103));
+        assert_eq!(pace.done(seconds(200), 500, 1_000), Duration::from_millis(200_500));
+        assert_eq!(pace.done(seconds(200), u64::MAX, 1), seconds(260));
+        assert_eq!(pace.done(seconds(200), 1_000, 1_000), seconds(260));
+    }
 
     #[test]
     fn a_kernels_release_is_read_as_numbers() {

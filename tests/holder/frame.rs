@@ -37,6 +37,7 @@ fn files(ground: &Ground) -> Fault {
         path: ground.path("volume"),
         operations: vec![FileOperation::Open],
         delay: Some(gameday::api::Duration::from_secs(30)),
+        rate: None,
         error: None,
         percent: percent(100).unwrap(),
     })

@@ -218,7 +218,14 @@ fn a_disk_is_kept_busy() {
 }
 
 fn files(ground: &Ground) -> Files {
-    Files { path: ground.path("volume"), operations: vec![FileOperation::Open], delay: None, error: None, percent: percent(100) }
+    Files {
+        path: ground.path("volume"),
+        operations: vec![FileOperation::Open],
+        delay: None,
+        error: None,
+        rate: None,
+        percent: percent(100),
+    }
 }
 
 #[test]
@@ -273,6 +280,37 @@ fn a_part_of_the_opens_fails_with_the_error_asked_for() {
     // Four standard deviations of 400 draws.
     assert!((84..=156).contains(&failed), "{failed} of 400");
     assert_eq!(holder.bitten().figures["errors_not_taken"], 0.0);
+}
+
+#[test]
+fn reads_and_writes_go_on_at_a_rate() {
+    let Some(ground) = ground("rate") else { return };
+    let slow = Files { rate: mib(4), operations: vec![FileOperation::Access], ..files(&ground) };
+    let mut holder = ground.hold(Fault::Files(slow), LONG);
+    let refused = match holder.next() {
+        Event::Started(_) => None,
+        Event::Refused { why } => Some(why),
+        other => panic!("{other:?}"),
+    };
+    if let Some(why) = refused {
+        assert!(why.contains("needs Linux 6.14"), "{why}");
+        return;
+    }
+    let file = format!("{}/large", ground.path("volume"));
+    let timed = |what: &str| {
+        let began = Instant::now();
+        let output = ground.inside(what).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        8.0 / began.elapsed().as_secs_f64()
+    };
+    let written = timed(&format!("dd if=/dev/zero of={file} bs=64k count=128"));
+    let read = timed(&format!("dd if={file} of=/dev/null bs=64k count=128"));
+    println!("files at 4 MiB a second: written {written:.2}, read {read:.2} MiB a second");
+    assert!((3.7..=4.2).contains(&written) && (3.7..=4.2).contains(&read), "{written}, {read}");
+    assert!(holder.bitten().figures["bytes"] > 0.0);
+    drop(holder);
+    let free = timed(&format!("dd if={file} of=/dev/null bs=64k count=128"));
+    assert!(free > 40.0, "{free} MiB a second when it is over");
 }
 
 #[test]

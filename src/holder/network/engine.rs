@@ -315,8 +315,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Resets the connections that a partition cuts, so that the target notices now and not at its time-outs. Their
-    /// RST is dropped by the rules: the other end sees what a cut cable shows, nothing.
+    /// Resets the connections that a partition cuts, so that the target notices now and not at its time-outs. Where what
+    /// goes out is cut, the rules drop the RST too: the other end sees what a cut cable shows, nothing.
     fn reset_connections(&mut self) -> Result<(), Refused> {
         let Some(sockets) = &self.sockets else { return Ok(()) };
         for family in [sockets::IPV4, sockets::IPV6] {
