@@ -48,7 +48,7 @@ async fn bench() {
     if wants("demand") {
         let _operator = Operator::start("bench-on-demand", &["--agent-image", "lab.test/gameday:1"]);
         somebody_leads(&client).await;
-        begin_to_delayed(&client, "on demand", 10, true).await;
+        begin_to_delayed(&client, "on demand", 50, true).await;
     }
 
     kubectl(&["-n", "gameday-agents", "delete", "pods", "--all", "--force", "--grace-period=0"]);

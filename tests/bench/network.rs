@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench network [part ...]      as root
 //!
-//! Parts: delay, egress, tcp, accuracy, end. All of them take about five minutes. Where TOXIPROXY names its server,
+//! Parts: delay, egress, spared, most, tcp, accuracy, end. All of them take about six minutes. Where TOXIPROXY names its server,
 //! tcp measures that too.
 
 #[path = "../holder/wire.rs"]
@@ -37,6 +37,12 @@ fn main() {
     }
     if wants("egress") {
         delay(&wire, Direction::Out);
+    }
+    if wants("spared") {
+        spared(&wire);
+    }
+    if wants("most") {
+        most(&wire);
     }
     if wants("tcp") {
         tcp(&wire);
@@ -231,6 +237,51 @@ fn delay(wire: &Wire, direction: Direction) {
                 "{delay_ms:>6} ms {per_second:>10} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6} {own:>17.1} {each:>14.1} {real_time:>10} {got:>6.0} {stolen:>10} {timer:>12.1}",
                 outcome.lost()
             );
+        }
+    }
+}
+
+/// What packets take that the fault is not about, of the same target at the same time.
+fn spared(wire: &Wire) {
+    println!("\nUs on the cable, 1,000 packets/s of 64 bytes with a peer that is not named, in turns");
+    println!("direction           fault      p50      p99    p99.9   lost");
+    let only_others =
+        Aim { to: vec![Peers { addresses: Some(vec!["10.77.0.3/32".parse().unwrap()]), ..Peers::default() }], except: vec![] };
+    for direction in [Direction::In, Direction::Out] {
+        let line = |fault: &str| {
+            let outcome = send(wire, load(direction, 1_000.0, 2.0)).join().unwrap();
+            let [p50, p99, p999] = errors_us(&outcome, 0.0);
+            println!("{:<9} {fault:>15} {p50:>8.1} {p99:>8.1} {p999:>8.1} {:>6}", format!("{direction:?}"), outcome.lost());
+        };
+        for _ in 0..3 {
+            line("none");
+            for (name, effect) in [("delay of 10 ms", Effect::Shape(delay_of(10_000))), ("partition", Effect::Partition)] {
+                let held =
+                    Held::hold(wire, &NetworkOrder { effect, aim: only_others.clone(), ..shape(direction, Shape::default()) });
+                line(name);
+                held.stop();
+            }
+        }
+    }
+}
+
+/// How many packets a second pass a delay of 10 ms, and how many the cable alone takes from the same sender.
+fn most(wire: &Wire) {
+    println!("\nPackets/s of 64 bytes without loss");
+    println!("direction       delay    offered       sent   lost");
+    for direction in [Direction::In, Direction::Out] {
+        for delayed in [false, true] {
+            for per_second in [150_000.0, 200_000.0, 250_000.0, 300_000.0, 400_000.0] {
+                let held = delayed.then(|| Held::hold(wire, &shape(direction, delay_of(10_000))));
+                let outcome = send(wire, load(direction, per_second, 2.0)).join().unwrap();
+                drop(held.map(Held::stop));
+                let (sent, lost) = (outcome.sent as f64 / outcome.seconds, outcome.lost());
+                let delay = if delayed { "10 ms" } else { "none" };
+                println!("{:<9} {delay:>11} {per_second:>10} {sent:>10.0} {lost:>6}", format!("{direction:?}"));
+                if lost > 0 {
+                    break;
+                }
+            }
         }
     }
 }
