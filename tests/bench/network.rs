@@ -274,7 +274,7 @@ fn most(wire: &Wire) {
             for per_second in [150_000.0, 200_000.0, 250_000.0, 300_000.0, 400_000.0] {
                 let held = delayed.then(|| Held::hold(wire, &shape(direction, delay_of(10_000))));
                 let outcome = send(wire, load(direction, per_second, 2.0)).join().unwrap();
-                drop(held.map(Held::stop));
+                let _ = held.map(Held::stop);
                 let (sent, lost) = (outcome.sent as f64 / outcome.seconds, outcome.lost());
                 let delay = if delayed { "10 ms" } else { "none" };
                 println!("{:<9} {delay:>11} {per_second:>10} {sent:>10.0} {lost:>6}", format!("{direction:?}"));
