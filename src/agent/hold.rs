@@ -104,13 +104,16 @@ impl Hold {
             }
             Heard::Started(Err(why)) => self.refused(why),
             Heard::Said(event) => self.hear_event(event, is_reinjected),
-            Heard::Ended if self.between.is_some() => {
+            Heard::Ended(_) if self.between.is_some() => {
                 self.between = Some(Between::Waits);
                 After::Nothing
             }
             // Without a last word: killed.
-            Heard::Ended => {
-                let clean = Clean { clean: true, says: "the holder is gone, and the kernel took back what it held".to_owned() };
+            Heard::Ended(left) => {
+                let clean = match &left[..] {
+                    [] => Clean { clean: true, says: "the holder is gone, and the kernel took back what it held".to_owned() },
+                    left => Clean { clean: false, says: format!("the holder is gone, and these processes do not end: {left:?}") },
+                };
                 After::Over(InjectionPhase::Lost, "the holder was killed".to_owned(), Some(clean))
             }
         }
@@ -284,7 +287,7 @@ mod tests {
         assert!(matches!(say(&mut hold, lost(), false), After::Over(InjectionPhase::Lost, ..)));
         assert_eq!(say(&mut hold, lost(), true), After::Write);
         assert_eq!((hold.status.phase, hold.between), (InjectionPhase::Pending, Some(Between::HolderEnds)));
-        assert_eq!(hold.hear(Heard::Ended, false, true), After::Nothing);
+        assert_eq!(hold.hear(Heard::Ended(Vec::new()), false, true), After::Nothing);
         assert_eq!(hold.between, Some(Between::Waits));
         hold.between = None;
         hold.restarts = 1;
@@ -296,6 +299,11 @@ mod tests {
     fn without_a_last_word_it_was_killed() {
         let mut hold = hold();
         started(&mut hold);
-        assert!(matches!(hold.hear(Heard::Ended, false, true), After::Over(InjectionPhase::Lost, ..)));
+        for (left, is_clean) in [(vec![], true), (vec![7], false)] {
+            let After::Over(InjectionPhase::Lost, _, Some(clean)) = hold.hear(Heard::Ended(left), false, true) else {
+                panic!("it is over")
+            };
+            assert_eq!(clean.clean, is_clean, "{clean:?}");
+        }
     }
 }

@@ -18,6 +18,8 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// A process that is killed is gone by then, unless the kernel holds it.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
+/// Whether it is.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The processes of this node with their cgroups, as last read.
 #[derive(Default)]
@@ -139,7 +141,19 @@ pub fn end_orphans() -> usize {
     orphans.len()
 }
 
-/// Holders that an agent has started and that has none any more.
+/// Those that are still there after a moment, which the kernel may take to end them.
+pub fn orphans_that_stay() -> Vec<i32> {
+    let until = Instant::now() + GONE_WITHIN;
+    loop {
+        let left: Vec<i32> = orphans().into_iter().map(|(pid, _)| pid).collect();
+        if left.is_empty() || Instant::now() > until {
+            return left;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Holders, and workers of them, that an agent has started and that have none any more.
 pub fn orphans() -> Vec<(i32, Option<OwnedFd>)> {
     let process = |pid: i32| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
     // Opened first: what is found out then is of this process, and not of another with its number.
@@ -149,7 +163,9 @@ pub fn orphans() -> Vec<(i32, Option<OwnedFd>)> {
 
 /// A holder or a worker of one, whose parent is neither an agent nor a holder.
 fn is_orphan(pid: i32) -> bool {
-    let is_agent = |pid: i32| command(pid).is_some_and(|words| words.get(1).is_some_and(|word| word == b"agent"));
+    let is_agent = |pid: i32| {
+        command(pid).is_some_and(|words| words[0].ends_with(b"gameday") && words.get(1).is_some_and(|word| word == b"agent"))
+    };
     is_holder(pid) && parent(pid).is_none_or(|parent| !is_agent(parent) && !is_holder(parent))
 }
 
@@ -185,11 +201,11 @@ mod tests {
     fn a_holder_without_an_agent_is_ended_and_one_with_an_agent_is_not() {
         let directory = std::env::temp_dir().join(format!("gameday-orphans-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("hold"), "sleep 100 & wait").unwrap();
+        fs::write(directory.join("hold"), "sleep 100 > /dev/null 2>&1 & wait").unwrap();
         fs::write(directory.join("agent"), "exec -a /proc/self/exe sh hold & wait").unwrap();
         // As their command lines have it: what an agent started, and an agent with what it has started.
         let mut orphan = Command::new("sh").arg0("/proc/self/exe").arg("hold").current_dir(&directory).spawn().unwrap();
-        let mut agent = Command::new("bash").arg("agent").current_dir(&directory).spawn().unwrap();
+        let mut agent = Command::new("bash").arg0("gameday").arg("agent").current_dir(&directory).spawn().unwrap();
         let of = |child: &Child| i32::try_from(child.id()).unwrap();
         let held = || pids().into_iter().find(|pid| is_holder(*pid) && parent(*pid) == Some(of(&agent)));
         let until = Instant::now() + Duration::from_secs(10);

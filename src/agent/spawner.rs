@@ -10,14 +10,16 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::holder::{Check, Event, Order};
 
+use super::proc;
+
 /// What is heard of a holder. Each holder says a line a second, so this needs no bound.
 #[derive(Debug)]
 pub enum Heard {
     /// It cannot be started, and why; or how it is told.
     Started(Result<Started, String>),
     Said(Event),
-    /// It is gone.
-    Ended,
+    /// It is gone. Where it had said no last word: with the processes that it, or another that is gone, has left.
+    Ended(Vec<i32>),
 }
 
 /// How a holder is told.
@@ -79,10 +81,12 @@ fn start(order: &Order) -> std::io::Result<(Started, Child)> {
 }
 
 fn listen(mut child: Child, name: &str, heard: &UnboundedSender<(String, Heard)>) {
+    let mut has_said_all = false;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             match serde_json::from_str(&line) {
                 Ok(event) => {
+                    has_said_all = matches!(event, Event::Refused { .. } | Event::Cleared { .. } | Event::Lost { .. });
                     let _ = heard.send((name.to_owned(), Heard::Said(event)));
                 }
                 Err(error) => tracing::warn!(injection = name, %error, line, "a holder said what is not understood"),
@@ -92,7 +96,8 @@ fn listen(mut child: Child, name: &str, heard: &UnboundedSender<(String, Heard)>
     if let Err(error) = child.wait() {
         tracing::warn!(injection = name, %error, "a holder could not be waited for");
     }
-    let _ = heard.send((name.to_owned(), Heard::Ended));
+    let left = if has_said_all { Vec::new() } else { proc::orphans_that_stay() };
+    let _ = heard.send((name.to_owned(), Heard::Ended(left)));
 }
 
 /// What this node can hold, tried by a holder's own program.

@@ -43,7 +43,7 @@ pub struct Fault {
     /// the disk: it is measured, never promised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_io: Option<DiskIo>,
-    /// Delay, fail or slow down opening, reading and writing files under a path of a container. Give `delay`, `error`, or
+    /// Delay, fail or slow down opening, reading and writing under a path of a container. Give `delay`, `error`, or
     /// both; or `rate`. Files that were open before are not touched, nor are calls that open nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,

@@ -149,7 +149,7 @@ pub struct Files {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<FileError>,
     /// Let reads and writes go on at this many bytes a second, all together, as a slow disk would; what a call asks for
-    /// counts, also where there is less to read. Alone, and with the operation `access`: Linux 6.14.
+    /// counts, also where there is less to read; a mapping counts whole, no call for longer than 10s. Alone, and with the operation `access`: Linux 6.14.
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Bytes>,

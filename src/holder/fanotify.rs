@@ -58,7 +58,7 @@ impl Group {
     /// Calls that wait and were not read before, as many as fit.
     pub fn read(&self) -> io::Result<Vec<Waiting>> {
         const HEAD: usize = std::mem::size_of::<libc::fanotify_event_metadata>();
-        // Room for about 170 at once; what does not fit is read next.
+        // Room for some 85 to 170 at once; what does not fit is read next.
         let mut buffer = [0u8; 4096];
         let Some(count) = super::sys::read_some(self.fd.as_fd(), &mut buffer)? else { return Ok(Vec::new()) };
         let mut rest = &buffer[..count];

@@ -32,6 +32,9 @@ const KEPT_DESCRIPTORS: u64 = 64;
 /// A caller that waits longer than this holds up more than an experiment means to.
 const DELAY_MAX: Duration = Duration::from_secs(60);
 
+/// The longest that the bytes of one call take at a rate: a mapping counts whole, and may never be read.
+const CALL_MAX: Duration = Duration::from_secs(10);
+
 /// The first kernel where an answer may name an error, and where contents have events of their own.
 const CHOSEN_ERRORS: (u32, u32) = (6, 14);
 
@@ -69,7 +72,7 @@ struct Pace {
 impl Pace {
     /// When a call that comes now is done. No call waits for longer than [`DELAY_MAX`].
     fn done(&mut self, now: Duration, bytes: u64, per_second: u64) -> Duration {
-        let takes = Duration::from_secs_f64((bytes as f64 / per_second as f64).min(DELAY_MAX.as_secs_f64()));
+        let takes = Duration::from_secs_f64((bytes as f64 / per_second as f64).min(CALL_MAX.as_secs_f64()));
         self.free = (self.free.max(now) + takes).min(now + DELAY_MAX);
         self.free
     }
@@ -363,7 +366,10 @@ mod tests {
         assert_eq!(pace.done(seconds(100), 1_000, 1_000), seconds(101));
         assert_eq!(pace.done(seconds(100), 2_000, 1_000), seconds(103));
         assert_eq!(pace.done(seconds(200), 500, 1_000), Duration::from_millis(200_500));
-        assert_eq!(pace.done(seconds(200), u64::MAX, 1), seconds(260));
+        assert_eq!(pace.done(seconds(200), u64::MAX, 1), Duration::from_millis(210_500));
+        for _ in 0..5 {
+            pace.done(seconds(200), u64::MAX, 1);
+        }
         assert_eq!(pace.done(seconds(200), 1_000, 1_000), seconds(260));
     }
 

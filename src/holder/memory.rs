@@ -118,7 +118,7 @@ fn limit(level: &Level<'_>, version: Version) -> Option<u64> {
 
 /// How much more may be used before a limit of the container or of its pod, which others of the pod use too, is near
 /// enough for an OOM kill; below zero, how much too much it is. `None` without a limit.
-pub fn spare(cgroup: &Cgroup) -> Option<i64> {
+fn spare_for(cgroup: &Cgroup, more: u64) -> Option<i64> {
     let (usage, inactive) = match cgroup.version {
         Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
         Version::V2 => ("memory.current", "inactive_file"),
@@ -126,17 +126,22 @@ pub fn spare(cgroup: &Cgroup) -> Option<i64> {
     let spare = |level: &Level<'_>| {
         let safe = safe(limit(level, cgroup.version)?);
         let usage = level.number(usage)?;
-        // Dear to read, and it only makes room.
-        let inactive = if usage + STEP > safe { level.value("memory.stat", inactive).unwrap_or(0) } else { 0 };
+        // The cache that the kernel gives up first: dear to read, and it only makes room.
+        let inactive = if usage.saturating_add(more) > safe { level.value("memory.stat", inactive).unwrap_or(0) } else { 0 };
         Some(safe as i64 - usage.saturating_sub(inactive) as i64)
     };
     cgroup.at_each_level(spare).into_iter().min()
 }
 
+/// The same, for one who looks again each time before it takes a little more.
+pub fn spare(cgroup: &Cgroup) -> Option<i64> {
+    spare_for(cgroup, STEP)
+}
+
 /// # Errors
 /// The same, in words.
 pub fn refuse_more_than_is_spare(cgroup: &Cgroup, more: u64) -> Result<(), String> {
-    match spare(cgroup) {
+    match spare_for(cgroup, more) {
         Some(spare) if more as i64 > spare => Err(format!(
             "{} more, where {} are left below {} % of the limits of the container and its pod: an OOM kill is likely",
             Size(more),

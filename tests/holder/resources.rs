@@ -176,6 +176,20 @@ fn memory_gives_way_to_others_of_its_pod() {
 }
 
 #[test]
+fn cached_files_leave_room_for_memory() {
+    let Some(ground) = ground("memory-cache") else { return };
+    let write = format!("dd if=/dev/zero of={}/large bs=1M count=100; sync", ground.path("volume"));
+    assert!(ground.inside(&write).output().unwrap().status.success());
+    let name = if is_v2() { "memory.current" } else { "memory.usage_in_bytes" };
+    assert!(ground.number("memory", name) > 80 * MIB && ground.memory_percent() < 20.0);
+    let fill = Memory { percent: Some(percent(80)), ..Memory::default() };
+    let mut holder = ground.hold(Fault::Memory(fill), LONG);
+    holder.started();
+    until("80 %", soon(), || (ground.memory_percent() - 80.0).abs() <= 2.0);
+    assert_eq!(ground.oom_kills(), 0);
+}
+
+#[test]
 fn a_filled_tmpfs_gives_way() {
     let Some(ground) = ground("disk-memory") else { return };
     let name = if is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
@@ -303,10 +317,10 @@ fn reads_and_writes_go_on_at_a_rate() {
         assert!(output.status.success(), "{output:?}");
         8.0 / began.elapsed().as_secs_f64()
     };
-    let written = timed(&format!("dd if=/dev/zero of={file} bs=64k count=128"));
-    let read = timed(&format!("dd if={file} of=/dev/null bs=64k count=128"));
+    let written = timed(&format!("dd if=/dev/zero of={file} bs=512k count=16"));
+    let read = timed(&format!("dd if={file} of=/dev/null bs=512k count=16"));
     println!("files at 4 MiB a second: written {written:.2}, read {read:.2} MiB a second");
-    assert!((3.7..=4.2).contains(&written) && (3.7..=4.2).contains(&read), "{written}, {read}");
+    assert!((3.0..=4.2).contains(&written) && (3.0..=4.2).contains(&read), "{written}, {read}");
     assert!(holder.bitten().figures["bytes"] > 0.0);
     drop(holder);
     let free = timed(&format!("dd if={file} of=/dev/null bs=64k count=128"));
