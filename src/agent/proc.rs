@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -127,16 +126,13 @@ fn gateways_v6(routes: &str) -> impl Iterator<Item = Ipv6Addr> {
 /// Ends every holder that an agent has started and that has none any more, waits a moment until they are gone, and says
 /// how many they were. Those of another agent, and those that somebody holds by hand, are not touched.
 pub fn end_orphans() -> usize {
-    let orphans: Vec<OwnedFd> = orphans().into_iter().filter_map(|(_, process)| process).collect();
-    for process in &orphans {
+    let orphans = orphans();
+    for process in orphans.iter().filter_map(|(_, process)| process.as_ref()) {
         // One that cannot be killed is found again, by [`orphans`].
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
-    let until = Instant::now() + GONE_WITHIN;
-    for process in &orphans {
-        let rest = until.saturating_duration_since(Instant::now());
-        let rest = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: rest.subsec_nanos().into() };
-        let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&rest));
+    if !orphans.is_empty() {
+        orphans_that_stay();
     }
     orphans.len()
 }

@@ -116,17 +116,22 @@ fn limit(level: &Level<'_>, version: Version) -> Option<u64> {
     level.number(name).filter(|limit| *limit < 1 << 60)
 }
 
+/// The file of what is used, and the key in `memory.stat` of the cache that the kernel gives up first.
+fn counters(version: Version) -> (&'static str, &'static str) {
+    match version {
+        Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
+        Version::V2 => ("memory.current", "inactive_file"),
+    }
+}
+
 /// How much more may be used before a limit of the container or of its pod, which others of the pod use too, is near
 /// enough for an OOM kill; below zero, how much too much it is. `None` without a limit.
 fn spare_for(cgroup: &Cgroup, more: u64) -> Option<i64> {
-    let (usage, inactive) = match cgroup.version {
-        Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
-        Version::V2 => ("memory.current", "inactive_file"),
-    };
+    let (usage, inactive) = counters(cgroup.version);
     let spare = |level: &Level<'_>| {
         let safe = safe(limit(level, cgroup.version)?);
         let usage = level.number(usage)?;
-        // The cache that the kernel gives up first: dear to read, and it only makes room.
+        // Dear to read, and it only makes room.
         let inactive = if usage.saturating_add(more) > safe { level.value("memory.stat", inactive).unwrap_or(0) } else { 0 };
         Some(safe as i64 - usage.saturating_sub(inactive) as i64)
     };
@@ -154,10 +159,8 @@ pub fn refuse_more_than_is_spare(cgroup: &Cgroup, more: u64) -> Result<(), Strin
 
 /// What the limit presses on: usage without the file cache that the kernel gives up first.
 pub fn working_set(cgroup: &Cgroup) -> io::Result<u64> {
-    let (usage, inactive) = match cgroup.version {
-        Version::V1 => (cgroup.number("memory.usage_in_bytes")?, cgroup.value("memory.stat", "total_inactive_file")?),
-        Version::V2 => (cgroup.number("memory.current")?, cgroup.value("memory.stat", "inactive_file")?),
-    };
+    let (usage, inactive) = counters(cgroup.version);
+    let (usage, inactive) = (cgroup.number(usage)?, cgroup.value("memory.stat", inactive)?);
     Ok(usage.saturating_sub(inactive))
 }
 

@@ -31,6 +31,8 @@ const ON_ITS_WAY: Duration = Duration::from_secs(5);
 const BACK_OFF: SignedDuration = SignedDuration::from_secs(20);
 /// A pod that its node did not take, or threw out, is followed by another after so long.
 const FAILED_PAUSE: Duration = Duration::from_secs(5);
+/// For so long why it failed is said with what its successor does.
+const FAILED_SAID: Duration = Duration::from_secs(20);
 /// What is wanted is looked at again so often, whatever the watches say.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -166,7 +168,7 @@ impl Agents {
         let content = |node: &str| {
             lock(&self.wanted).get(node).and_then(|wanted| wanted.content).is_some_and(|at| at.elapsed() < ON_ITS_WAY)
         };
-        lock(&self.failed).retain(|_, (at, _)| at.elapsed() < BACK_OFF.unsigned_abs());
+        lock(&self.failed).retain(|_, (at, _)| at.elapsed() < FAILED_SAID);
         let pauses = |node: &str| lock(&self.failed).get(node).is_some_and(|(at, _)| at.elapsed() < FAILED_PAUSE);
         for (node, faults) in &wanted {
             if pauses(node) || pods.iter().any(|pod| node_of(pod) == Some(node)) {

@@ -333,6 +333,15 @@ impl Holder {
         }
     }
 
+    /// Why it was refused; `None` where it has started.
+    pub fn started_or_refused(&mut self) -> Option<String> {
+        match self.next() {
+            Event::Started(_) => None,
+            Event::Refused { why } => Some(why),
+            other => panic!("neither started nor refused: {other:?}"),
+        }
+    }
+
     /// The next bite that bit.
     pub fn bitten(&mut self) -> Bite {
         loop {

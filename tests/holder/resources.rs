@@ -275,12 +275,7 @@ fn a_part_of_the_opens_fails_with_the_error_asked_for() {
     let Some(ground) = ground("error") else { return };
     let half = Files { error: Some(FileError::Eio), percent: percent(30), ..files(&ground) };
     let mut holder = ground.hold(Fault::Files(half), LONG);
-    let refused = match holder.next() {
-        Event::Started(_) => None,
-        Event::Refused { why } => Some(why),
-        other => panic!("{other:?}"),
-    };
-    if let Some(why) = refused {
+    if let Some(why) = holder.started_or_refused() {
         assert!(why.contains("before Linux 6.14"), "{why}");
         return;
     }
@@ -301,12 +296,7 @@ fn reads_and_writes_go_on_at_a_rate() {
     let Some(ground) = ground("rate") else { return };
     let slow = Files { rate: mib(4), operations: vec![FileOperation::Access], ..files(&ground) };
     let mut holder = ground.hold(Fault::Files(slow), LONG);
-    let refused = match holder.next() {
-        Event::Started(_) => None,
-        Event::Refused { why } => Some(why),
-        other => panic!("{other:?}"),
-    };
-    if let Some(why) = refused {
+    if let Some(why) = holder.started_or_refused() {
         assert!(why.contains("needs Linux 6.14"), "{why}");
         return;
     }
